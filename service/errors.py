@@ -1,0 +1,83 @@
+"""What can go wrong, named by what a caller can do about it.
+
+ServiceError
+├── InvalidArgument      the request breaks a rule; sending it again will not help
+├── NotFound             no such model or version
+├── Unsupported          the model has no such operation
+├── TooLarge             the request is over a limit that the operator set; send less in one message
+├── Overloaded           the queue is full; try again after `retry_after_s`
+├── Unavailable          loading or draining; try again, elsewhere if there is an elsewhere
+├── DeadlineExceeded     the deadline passed or could not be met; the rows were not run
+├── Cancelled            the caller went away
+└── Internal             our fault; the text holds an id that the log explains
+
+PackageError             a model package that is refused, with the file and the rule it breaks
+StartError               the service cannot start as it was told to
+"""
+
+from __future__ import annotations
+
+import secrets
+
+
+class ServiceError(Exception):
+    """An answer that is not a result. `reason` goes into ErrorInfo: capitals, digits and underscores."""
+
+    def __init__(self, reason: str, text: str, **metadata: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.text = text
+        self.metadata = metadata
+
+
+class InvalidArgument(ServiceError):
+    pass
+
+
+class NotFound(ServiceError):
+    pass
+
+
+class Unsupported(ServiceError):
+    pass
+
+
+class TooLarge(ServiceError):
+    pass
+
+
+class Overloaded(ServiceError):
+    def __init__(self, reason: str, text: str, *, retry_after_s: float, **metadata: str) -> None:
+        super().__init__(reason, text, **metadata)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(ServiceError):
+    pass
+
+
+class DeadlineExceeded(ServiceError):
+    pass
+
+
+class Cancelled(ServiceError):
+    pass
+
+
+class Internal(ServiceError):
+    """Shown to callers without its cause: the log has the traceback under the same id."""
+
+    def __init__(self) -> None:
+        self.error_id = secrets.token_hex(6)
+        super().__init__("INTERNAL", f"internal error {self.error_id}", error_id=self.error_id)
+
+
+class PackageError(Exception):
+    def __init__(self, file: str, rule: str) -> None:
+        super().__init__(f"{file}: {rule}")
+        self.file = file
+        self.rule = rule
+
+
+class StartError(Exception):
+    pass
