@@ -17,7 +17,10 @@ StartError               the service cannot start as it was told to
 
 from __future__ import annotations
 
+import logging
 import secrets
+
+log = logging.getLogger(__name__)
 
 
 class ServiceError(Exception):
@@ -70,6 +73,13 @@ class Internal(ServiceError):
     def __init__(self) -> None:
         self.error_id = secrets.token_hex(6)
         super().__init__("INTERNAL", f"internal error {self.error_id}", error_id=self.error_id)
+
+
+def internal_error(what: str) -> Internal:
+    """An Internal for the exception that is being handled, whose traceback goes to the log under the same id."""
+    error = Internal()
+    log.exception(what, extra={"error_id": error.error_id})
+    return error
 
 
 class PackageError(Exception):

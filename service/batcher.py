@@ -1,0 +1,240 @@
+"""Which rows are run together, and when: a state machine without threads, locks, clocks or I/O.
+
+A driver calls it, one call at a time, and does what it says:
+
+    admit(request, now)     a request joins the queue, or is refused at once
+    next_batch(now)         the rows to run now; None when there is nothing to do
+    take_expired()          requests that next_batch dropped because their deadline can no longer be met
+    complete(batch, ...)    the batch was run: the requests that are now whole
+    fail(batch)             the batch failed: the requests that had rows in it
+    cancel(request)         the caller went away
+    refuse()                no more requests
+
+Every admitted request leaves through exactly one of complete, fail, take_expired or cancel.
+
+There is no timer. While a batch runs, the next one gathers in the queue, and it stays open until the session is free or
+it is full: a full batch may be prepared while another runs, a partial one would only lose rows by closing early.
+
+Callers share each batch evenly: a caller with less than its share leaves the rest to the others (max-min fairness).
+Rows can be taken one by one, so deficit round robin (Shreedhar and Varghese 1995) needs no deficit counters here.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from service.errors import Overloaded, TooLarge, Unavailable
+
+# A batch that waits for the session beside the one that runs.
+MAX_OUTSTANDING_BATCHES = 2
+
+# The shortest of the recent runs is what a deadline must leave room for. Runs older than this are forgotten, so that
+# one slow run cannot refuse requests for ever.
+_RECENT_RUNS = 16
+_RECENT_S = 10.0
+
+_RETRY_AFTER_S = 0.1
+
+
+@dataclass(eq=False, kw_only=True)
+class Request:
+    """Rows that wait to be run. The driver's subclass holds what they are and how to answer."""
+
+    operation: str
+    row_count: int
+    caller: Hashable
+    deadline: float  # on the clock of `now`; infinity where there is none
+    admitted_at: float = 0.0
+    # The batcher's own:
+    placed_rows: int = 0  # rows that are in some batch already
+    finished_rows: int = 0
+    answered: bool = False
+
+
+R = TypeVar("R", bound=Request)
+
+
+class Slice(NamedTuple, Generic[R]):
+    """The rows `start` to `stop` of one request."""
+
+    request: R
+    start: int
+    stop: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Batch(Generic[R]):
+    """Rows of one operation to be run together."""
+
+    operation: str
+    slices: list[Slice[R]]
+    row_count: int
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for any of these rows."""
+        return any(not piece.request.answered for piece in self.slices)
+
+
+@dataclass
+class _Queue(Generic[R]):
+    """The waiting requests of one operation, by caller; callers in the order of their turn."""
+
+    callers: OrderedDict[Hashable, deque[R]] = field(default_factory=OrderedDict)
+    row_count: int = 0
+
+    def oldest(self) -> float:
+        return min(requests[0].admitted_at for requests in self.callers.values())
+
+
+class Batcher(Generic[R]):
+    """`max_batch_rows` bounds a batch, `max_queue_rows` all rows that wait; both at least 1."""
+
+    def __init__(self, *, max_batch_rows: int, max_queue_rows: int) -> None:
+        if not 1 <= max_batch_rows <= max_queue_rows:
+            raise ValueError(f"need 1 <= max_batch_rows <= max_queue_rows, got {max_batch_rows} and {max_queue_rows}")
+        self.max_batch_rows = max_batch_rows
+        self.max_queue_rows = max_queue_rows
+        self.queued_rows = 0
+        self._queues: dict[str, _Queue[R]] = {}
+        self._outstanding: set[Batch[R]] = set()
+        self._expired: list[R] = []
+        self._run_times: dict[str, deque[tuple[float, float]]] = {}
+        self._refusing = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `next_batch` has something to look at; a driver need not be woken where it has not."""
+        return bool(self._ready())
+
+    def admit(self, request: R, now: float) -> None:
+        """Put a request into the queue. Raises Unavailable, TooLarge or Overloaded, and then nothing has changed."""
+        if self._refusing:
+            raise Unavailable("DRAINING", "the model is being unloaded")
+        if request.row_count > self.max_queue_rows:
+            raise TooLarge(
+                "TOO_MANY_ROWS",
+                f"{request.row_count} rows in one request are more than --max-queue-rows={self.max_queue_rows}; "
+                "send fewer in a message",
+            )
+        if self.queued_rows + request.row_count > self.max_queue_rows:
+            raise Overloaded(
+                "QUEUE_FULL",
+                f"{self.queued_rows} rows wait, {request.row_count} more would pass "
+                f"--max-queue-rows={self.max_queue_rows}; try again later",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        request.admitted_at = now
+        queue = self._queues.setdefault(request.operation, _Queue())
+        queue.callers.setdefault(request.caller, deque()).append(request)
+        queue.row_count += request.row_count
+        self.queued_rows += request.row_count
+
+    def next_batch(self, now: float) -> Batch[R] | None:
+        """The rows to run next. The caller must hand the batch back to `complete` or `fail`."""
+        while ready := self._ready():
+            operation, queue = min(ready, key=lambda item: item[1].oldest())
+            slices = self._take(operation, queue, now)
+            if slices:
+                batch = Batch(operation=operation, slices=slices, row_count=sum(s.stop - s.start for s in slices))
+                self._outstanding.add(batch)
+                return batch
+        return None
+
+    def take_expired(self) -> list[R]:
+        """The requests that were dropped since the last call because their deadline cannot be met."""
+        expired, self._expired = self._expired, []
+        return expired
+
+    def complete(self, batch: Batch[R], *, now: float, run_s: float) -> list[R]:
+        """A batch was run in `run_s` seconds. Returns the requests that have all their rows now."""
+        self._outstanding.remove(batch)
+        self._run_times.setdefault(batch.operation, deque(maxlen=_RECENT_RUNS)).append((now, run_s))
+        whole = []
+        for request, start, stop in batch.slices:
+            request.finished_rows += stop - start
+            if request.finished_rows == request.row_count and not request.answered:
+                request.answered = True
+                whole.append(request)
+        return whole
+
+    def fail(self, batch: Batch[R]) -> list[R]:
+        """A batch failed or was not run. Returns the requests that had rows in it; their other rows are dropped."""
+        self._outstanding.remove(batch)
+        failed = []
+        for request, _, _ in batch.slices:
+            if not request.answered:
+                self._drop(request)
+                failed.append(request)
+        return failed
+
+    def cancel(self, request: R) -> bool:
+        """Drop a request. False where it has been answered already. Rows in a batch are run, but for nobody."""
+        if request.answered:
+            return False
+        self._drop(request)
+        return True
+
+    def refuse(self) -> None:
+        """Admit no more requests; those that wait are run as usual."""
+        self._refusing = True
+
+    def _ready(self) -> list[tuple[str, _Queue[R]]]:
+        if len(self._outstanding) >= MAX_OUTSTANDING_BATCHES:
+            return []
+        least_rows = self.max_batch_rows if self._outstanding else 1
+        return [item for item in self._queues.items() if item[1].row_count >= least_rows]
+
+    def _take(self, operation: str, queue: _Queue[R], now: float) -> list[Slice[R]]:
+        must_end_after = now + self._expected_run_s(operation, now)
+        slices: list[Slice[R]] = []
+        room = self.max_batch_rows
+        while room and queue.callers:
+            share = max(1, room // len(queue.callers))
+            for caller in list(queue.callers):
+                requests = queue.callers[caller]
+                quota = min(share, room)
+                while quota and requests:
+                    request = requests[0]
+                    if request.deadline <= must_end_after:
+                        self._drop(request)
+                        self._expired.append(request)
+                        continue
+                    start = request.placed_rows
+                    stop = min(request.row_count, start + quota)
+                    slices.append(Slice(request, start, stop))
+                    request.placed_rows = stop
+                    if stop == request.row_count:
+                        requests.popleft()
+                    quota -= stop - start
+                    room -= stop - start
+                    queue.row_count -= stop - start
+                    self.queued_rows -= stop - start
+                if requests:
+                    queue.callers.move_to_end(caller)
+                else:
+                    queue.callers.pop(caller, None)
+                if not room:
+                    break
+        return slices
+
+    def _expected_run_s(self, operation: str, now: float) -> float:
+        recent = self._run_times.get(operation, ())
+        return min((run_s for when, run_s in recent if now - when <= _RECENT_S), default=0.0)
+
+    def _drop(self, request: R) -> None:
+        """Mark as answered and take the rows that still wait out of the queue."""
+        request.answered = True
+        waiting_rows = request.row_count - request.placed_rows
+        if not waiting_rows:
+            return
+        queue = self._queues[request.operation]
+        requests = queue.callers[request.caller]
+        requests.remove(request)
+        if not requests:
+            del queue.callers[request.caller]
+        queue.row_count -= waiting_rows
+        self.queued_rows -= waiting_rows

@@ -1,0 +1,239 @@
+"""The driver of a batcher: threads that copy rows into a batch, run it and hand each request its part.
+
+Two threads a model take turns at the session: while one runs a batch, the other hands out results and prepares the next
+full batch. The batcher and the requests are touched under one lock only.
+
+Shape legend: B rows of a request, N rows of a batch, D... the dimensions of a row.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from service.batcher import Batch, Batcher, Request
+from service.errors import Cancelled, DeadlineExceeded, ServiceError, Unavailable, internal_error
+from service.metrics import Metrics
+from service.tensors import Array, Rows, copy_rows
+
+log = logging.getLogger(__name__)
+
+THREADS = 2
+
+Outputs = tuple[Rows, ...]
+
+
+class Program(Protocol):
+    """What an operation does to a batch."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """D..."""
+
+    def run(self, rows: Rows, row_count: int) -> Outputs:
+        """Run `rows` [N, D...], of which the first `row_count` are real; outputs hold at least the real ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The outputs of a request, each with its rows first, and where the time went."""
+
+    outputs: Outputs
+    queue_s: float
+    compute_s: float
+    batch_rows: int
+
+
+Done = Callable[[Result | ServiceError], None]
+
+
+@dataclass(eq=False, kw_only=True)
+class Job(Request):
+    """A request with its rows, in any wire type, and the way to answer it: called once, from any thread."""
+
+    rows: Array
+    done: Done
+    parts: list[tuple[int, Outputs]] = field(default_factory=list)
+    begun_at: float = 0.0
+    compute_s: float = 0.0
+    batch_rows: int = 0
+
+
+class Dispatcher:
+    """Runs jobs until it is closed. `padded_rows` is the session's; buffers are kept for each thread and operation."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        programs: Mapping[str, Program],
+        padded_rows: Callable[[int], int],
+        max_batch_rows: int,
+        max_queue_rows: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._programs = programs
+        self._padded_rows = padded_rows
+        self._batcher: Batcher[Job] = Batcher(max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows)
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._session_turn = threading.Lock()
+        self._stopping = False
+        phases = metrics.phase_duration
+        self._phases = {
+            (operation, phase): phases.labels(model, operation, phase)
+            for operation in programs
+            for phase in ("queue", "assemble", "compute", "respond")
+        }
+        self._batch_rows = metrics.batch_rows.labels(model)
+        self._padding_rows = metrics.batch_padding_rows.labels(model)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{model}-{number}", daemon=True) for number in range(THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queued_rows(self) -> int:
+        return self._batcher.queued_rows
+
+    def submit(self, job: Job) -> None:
+        """Admit a job. Raises Overloaded, TooLarge or Unavailable; then `done` is not called."""
+        with self._changed:
+            self._batcher.admit(job, self._clock())
+            if self._batcher.has_work:
+                self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """The caller went away. Nothing happens where the job was answered already."""
+        if job.answered:
+            return
+        with self._changed:
+            cancelled = self._batcher.cancel(job)
+        if cancelled:
+            self._answer(job, Cancelled("CANCELLED", "the caller went away"))
+
+    def close(self) -> None:
+        """Refuse new jobs, run those that wait, and end the threads."""
+        with self._changed:
+            self._batcher.refuse()
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        buffers: dict[str, Rows] = {}
+        while (batch := self._next_batch()) is not None:
+            self._run(batch, buffers)
+
+    def _next_batch(self) -> Batch[Job] | None:
+        while True:
+            with self._changed:
+                while True:
+                    now = self._clock()
+                    batch = self._batcher.next_batch(now)
+                    expired = self._batcher.take_expired()
+                    if batch is not None or expired:
+                        break
+                    if self._stopping and self._batcher.queued_rows == 0:
+                        return None
+                    self._changed.wait()
+                if batch is not None:
+                    for job, start, _ in batch.slices:
+                        if start == 0:
+                            job.begun_at = now
+            for job in expired:
+                self._answer(
+                    job,
+                    DeadlineExceeded(
+                        "DEADLINE", f"the deadline cannot be met after {now - job.admitted_at:.4f} s in the queue"
+                    ),
+                )
+            if batch is not None:
+                return batch
+
+    def _run(self, batch: Batch[Job], buffers: dict[str, Rows]) -> None:
+        operation = batch.operation
+        try:
+            began = self._clock()
+            rows = self._assemble(batch, buffers)
+            self._phases[operation, "assemble"].observe(self._clock() - began)
+            with self._session_turn:
+                began = self._clock()
+                outputs = self._programs[operation].run(rows, batch.row_count) if batch.wanted else None
+                now = self._clock()
+        except Exception:
+            self._fail(batch, internal_error(f"a batch of {operation} failed"))
+            return
+        if outputs is None:
+            self._fail(batch, Unavailable("CANCELLED", "nobody waits for this batch"))
+            return
+        self._phases[operation, "compute"].observe(now - began)
+        self._batch_rows.observe(batch.row_count)
+        if len(rows) > batch.row_count:
+            self._padding_rows.inc(len(rows) - batch.row_count)
+        self._respond(batch, outputs, now=now, run_s=now - began)
+
+    def _assemble(self, batch: Batch[Job], buffers: dict[str, Rows]) -> Rows:
+        row_count = self._padded_rows(batch.row_count)
+        buffer = buffers.get(batch.operation)
+        if buffer is None:
+            shape = (self._padded_rows(self._batcher.max_batch_rows), *self._programs[batch.operation].row_shape)
+            buffer = buffers[batch.operation] = np.zeros(shape, np.float32)
+        position = 0
+        for job, start, stop in batch.slices:
+            end = position + stop - start
+            copy_rows(job.rows[start:stop], buffer[position:end])
+            position = end
+        return buffer[:row_count]
+
+    def _respond(self, batch: Batch[Job], outputs: Outputs, *, now: float, run_s: float) -> None:
+        position = 0
+        with self._changed:
+            for job, start, stop in batch.slices:
+                end = position + stop - start
+                job.parts.append((start, tuple(output[position:end] for output in outputs)))
+                job.compute_s += run_s
+                job.batch_rows = max(job.batch_rows, batch.row_count)
+                position = end
+            whole = self._batcher.complete(batch, now=now, run_s=run_s)
+            # One batch fewer is out: the other thread may take the next.
+            self._changed.notify()
+        queue_phase = self._phases[batch.operation, "queue"]
+        for job in whole:
+            queue_s = job.begun_at - job.admitted_at
+            queue_phase.observe(queue_s)
+            self._answer(
+                job,
+                Result(outputs=_join(job.parts), queue_s=queue_s, compute_s=job.compute_s, batch_rows=job.batch_rows),
+            )
+        self._phases[batch.operation, "respond"].observe(self._clock() - now)
+
+    def _fail(self, batch: Batch[Job], error: ServiceError) -> None:
+        with self._changed:
+            failed = self._batcher.fail(batch)
+            self._changed.notify()
+        for job in failed:
+            self._answer(job, error)
+
+    def _answer(self, job: Job, outcome: Result | ServiceError) -> None:
+        try:
+            job.done(outcome)
+        except Exception:  # a fault in one answer must not end the thread that serves the others
+            log.exception("an answer failed", extra={"operation": job.operation})
+
+
+def _join(parts: list[tuple[int, Outputs]]) -> Outputs:
+    if len(parts) == 1:
+        return parts[0][1]
+    # Two batches with rows of one request may end in either order.
+    ordered = [outputs for _, outputs in sorted(parts, key=lambda part: part[0])]
+    return tuple(np.concatenate(pieces) for pieces in zip(*ordered, strict=True))

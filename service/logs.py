@@ -1,0 +1,48 @@
+"""Logging: one line an event, for people on a terminal and as JSON elsewhere. Facts go into `extra`, not the text."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def configure(*, format: str, level: str, stream: TextIO = sys.stderr) -> bool:
+    """Send the logs of the whole process to `stream`; `format` is human, json, or auto (human on a terminal).
+    Returns whether they are for people."""
+    human = stream.isatty() if format == "auto" else format == "human"
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(HumanFormatter() if human else JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    return human
+
+
+def _facts(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+class JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **_facts(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class HumanFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        facts = "".join(f"  {key}={value}" for key, value in _facts(record).items())
+        # One event is one line, whatever a client put into its request.
+        line = f"{time} {record.levelname.lower():7} {record.getMessage()}{facts}".replace("\n", "\\n")
+        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")

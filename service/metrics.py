@@ -1,0 +1,121 @@
+"""Every metric of the service, in one place. Base units; labels from closed sets, never a request's own words."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+RPC_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+PHASE_BUCKETS_S = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+LOAD_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+ERROR_BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 1.0)
+
+# A row whose reconstruction error is above this share of the validation rows' counts as novel.
+NOVEL = 0.99
+
+
+class Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.rpc_requests = Counter(
+            "autoencoder_rpc_requests", "RPCs that ended, by gRPC status", ["method", "code"], registry=registry
+        )
+        self.rpc_duration = Histogram(
+            "autoencoder_rpc_duration_seconds",
+            "Time from the first handler code of an RPC to its answer",
+            ["method"],
+            buckets=RPC_BUCKETS_S,
+            registry=registry,
+        )
+        self.rows = Counter("autoencoder_rows", "Rows answered", ["model", "version", "operation"], registry=registry)
+        self.phase_duration = Histogram(
+            "autoencoder_phase_duration_seconds",
+            "Where time goes: queue a request; assemble, compute and respond a batch",
+            ["model", "operation", "phase"],
+            buckets=PHASE_BUCKETS_S,
+            registry=registry,
+        )
+        self.batch_rows = Histogram(
+            "autoencoder_batch_rows", "Rows a batch, without padding", ["model"], buckets=ROW_BUCKETS, registry=registry
+        )
+        self.batch_padding_rows = Counter(
+            "autoencoder_batch_padding_rows",
+            "Rows added to batches to reach a fixed size",
+            ["model"],
+            registry=registry,
+        )
+        self.queue_rows = Gauge("autoencoder_queue_rows", "Rows that wait", ["model", "version"], registry=registry)
+        self.requests_in_flight = Gauge(
+            "autoencoder_requests_in_flight", "RPCs that have begun and not ended", registry=registry
+        )
+        self.rejected_requests = Counter(
+            "autoencoder_rejected_requests",
+            "RPCs that were answered with an error, by reason",
+            ["reason"],
+            registry=registry,
+        )
+        self.model_info = Gauge(
+            "autoencoder_model_info",
+            "1 for each model that is loaded",
+            ["model", "version", "variant", "provider"],
+            registry=registry,
+        )
+        self.model_load_duration = Histogram(
+            "autoencoder_model_load_duration_seconds",
+            "Time to verify, load and warm a model",
+            ["model"],
+            buckets=LOAD_BUCKETS_S,
+            registry=registry,
+        )
+        self.model_ready = Gauge(
+            "autoencoder_model_ready",
+            "1 where the model serves, 0 where its package was refused",
+            ["model", "version"],
+            registry=registry,
+        )
+        self.reconstruction_error = RowHistogram(
+            "autoencoder_reconstruction_error",
+            "Mean squared difference between a row and what the model made of it",
+            ERROR_BUCKETS,
+        )
+        registry.register(self.reconstruction_error)
+        self.novel_rows = Counter(
+            "autoencoder_novel_rows",
+            f"Rows whose reconstruction error is above {NOVEL:.0%} of the validation rows'",
+            ["model", "operation"],
+            registry=registry,
+        )
+
+
+class RowHistogram(Collector):
+    """A histogram by model and operation that takes many values at once: one at a time they cost more than the rows."""
+
+    def __init__(self, name: str, documentation: str, buckets: tuple[float, ...]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = np.asarray(buckets)
+        self._lock = threading.Lock()
+        self._series: dict[tuple[str, str], tuple[npt.NDArray[np.int64], float]] = {}
+
+    def observe(self, model: str, operation: str, values: npt.NDArray[np.float32]) -> None:
+        bins = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._bounds) + 1)
+        total = float(values.sum(dtype=np.float64))
+        with self._lock:
+            counts, before = self._series.get((model, operation), (np.zeros(len(bins), np.int64), 0.0))
+            self._series[model, operation] = (counts + bins, before + total)
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._documentation, labels=["model", "operation"])
+        bounds = [*map(str, self._bounds.tolist()), "+Inf"]
+        with self._lock:
+            series = list(self._series.items())
+        for labels, (counts, total) in series:
+            family.add_metric(labels, list(zip(bounds, np.cumsum(counts).tolist(), strict=True)), total)
+        yield family

@@ -1,0 +1,215 @@
+"""One version of one model, ready to answer: its operations, as jobs for the dispatcher.
+
+Shape legend: B rows, P pairs, S points of a path, D... the dimensions of a row, L... the dimensions of a latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoencoder.v1 import model_pb2
+from service.calls import Call
+from service.dispatcher import Dispatcher, Done, Job, Outputs, Result
+from service.errors import ServiceError, TooLarge, Unsupported, internal_error
+from service.metrics import NOVEL, Metrics
+from service.packages import Package, novelty
+from service.paths import Path
+from service.session import Session
+from service.tensors import Array, Rows, as_float32
+
+ENCODE, DECODE, RECONSTRUCT, DENOISE = "encode", "decode", "reconstruct", "denoise"
+INTERPOLATE = "interpolate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Graph:
+    """A program of one graph."""
+
+    row_shape: tuple[int, ...]
+    graph: Callable[[Rows], Rows]
+
+    def run(self, rows: Rows, row_count: int) -> Outputs:
+        return (self.graph(rows)[:row_count],)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RoundTrip:
+    """A program of both graphs: what comes out, and the mean squared difference [B] between it and what went in."""
+
+    row_shape: tuple[int, ...]
+    reconstruct: Callable[[Rows], Rows]
+
+    def run(self, rows: Rows, row_count: int) -> Outputs:
+        reconstructions = self.reconstruct(rows)[:row_count]
+        difference = (reconstructions - rows[:row_count]).reshape(row_count, -1)
+        errors = np.einsum("be,be->b", difference, difference) / np.float32(difference.shape[1])
+        return reconstructions, errors
+
+
+class ServedModel:
+    """Owns the session and the dispatcher of a package; `close` runs what waits and frees both."""
+
+    def __init__(
+        self, package: Package, session: Session, *, max_batch_rows: int, max_queue_rows: int, metrics: Metrics
+    ) -> None:
+        self.manifest = package.manifest
+        self.name = package.manifest.name
+        self.version = package.manifest.version
+        self._session = session
+        self._max_queue_rows = max_queue_rows
+        self._metrics = metrics
+        self._operations = {model_pb2.Operation.Name(number) for number in package.manifest.operations}
+        self._quantiles = np.asarray(package.manifest.reconstruction_error_quantiles, dtype=np.float32)
+        self._latent_shape, self._output_shape = package.latent_shape, package.output_shape
+        self._rows = {
+            operation: metrics.rows.labels(self.name, str(self.version), operation)
+            for operation in (ENCODE, DECODE, RECONSTRUCT, DENOISE, INTERPOLATE)
+        }
+        round_trip = _RoundTrip(row_shape=package.input_shape, reconstruct=session.reconstruct)
+        self._dispatcher = Dispatcher(
+            model=self.name,
+            programs={
+                ENCODE: _Graph(row_shape=package.input_shape, graph=session.encode),
+                DECODE: _Graph(row_shape=package.latent_shape, graph=session.decode),
+                RECONSTRUCT: round_trip,
+                DENOISE: round_trip,
+            },
+            padded_rows=session.padded_rows,
+            max_batch_rows=max_batch_rows,
+            max_queue_rows=max_queue_rows,
+            metrics=metrics,
+        )
+        metrics.queue_rows.labels(self.name, str(self.version)).set_function(lambda: self._dispatcher.queued_rows)
+
+    def encode(self, rows: Array, call: Call, done: Done) -> None:
+        """Rows [B, D...] to latents [B, L...]."""
+        self._require(ENCODE)
+        self._submit(ENCODE, rows, call, self._counted(ENCODE, len(rows), done))
+
+    def decode(self, latents: Array, call: Call, done: Done) -> None:
+        """Latents [B, L...] to rows [B, D...]."""
+        self._require(DECODE)
+        self._submit(DECODE, latents, call, self._counted(DECODE, len(latents), done))
+
+    def reconstruct(self, rows: Array, call: Call, done: Done) -> None:
+        """Rows [B, D...] to reconstructions [B, D...] and reconstruction errors [B]."""
+        self._require(RECONSTRUCT)
+        self._submit(RECONSTRUCT, rows, call, self._watched(RECONSTRUCT, len(rows), done))
+
+    def denoise(self, rows: Array, call: Call, done: Done) -> None:
+        """Rows [B, D...] to clean rows [B, D...] and mean squared differences [B]. Raises Unsupported."""
+        self._require(DENOISE)
+        self._submit(DENOISE, rows, call, self._watched(DENOISE, len(rows), done))
+
+    def interpolate_rows(self, start: Array, end: Array, path: Path, call: Call, done: Done) -> None:
+        """Two times rows [P, D...] to rows [P, S, D...] and latents [P, S, L...], as `interpolate_latents`."""
+        pairs = len(start)
+        if start.dtype != end.dtype:
+            start, end = as_float32(start), as_float32(end)
+        ends = np.concatenate([start, end])
+
+        def encoded(outcome: Result | ServiceError) -> None:
+            if isinstance(outcome, ServiceError):
+                done(outcome)
+                return
+            (latents,) = outcome.outputs
+            try:
+                self.interpolate_latents(latents[:pairs], latents[pairs:], path, call, done, before=outcome)
+            except ServiceError as error:
+                done(error)
+            except Exception:
+                done(internal_error("the path between latents failed"))
+
+        self._require_room(pairs, path)
+        self._submit(ENCODE, ends, call, encoded)
+
+    def interpolate_latents(
+        self,
+        start: Array,
+        end: Array,
+        path: Path,
+        call: Call,
+        done: Done,
+        *,
+        before: Result | None = None,
+    ) -> None:
+        """Two times latents [P, L...] to rows [P, S, D...] and latents [P, S, L...].
+
+        `before` is what it cost to find the ends. Raises TooLarge before anything is computed.
+        """
+        self._require_room(len(start), path)
+        points = path.between(as_float32(start), as_float32(end))
+        pair_count, point_count = points.shape[:2]
+
+        def decoded(outcome: Result | ServiceError) -> None:
+            if isinstance(outcome, ServiceError):
+                done(outcome)
+                return
+            rows = outcome.outputs[0].reshape(pair_count, point_count, *self._output_shape)
+            done(
+                Result(
+                    outputs=(rows, points),
+                    queue_s=outcome.queue_s + (before.queue_s if before else 0.0),
+                    compute_s=outcome.compute_s + (before.compute_s if before else 0.0),
+                    batch_rows=max(outcome.batch_rows, before.batch_rows if before else 0),
+                )
+            )
+
+        latents = points.reshape(pair_count * point_count, *self._latent_shape)
+        self._submit(DECODE, latents, call, self._counted(INTERPOLATE, len(latents), decoded))
+
+    def novelty(self, errors: Rows) -> Rows:
+        """Reconstruction errors [B] to novelties [B], 0 to 1."""
+        return novelty(errors, self._quantiles)
+
+    def close(self) -> None:
+        self._dispatcher.close()
+        self._session.close()
+
+    def _require(self, operation: str) -> None:
+        if f"OPERATION_{operation.upper()}" not in self._operations:
+            raise Unsupported(
+                "NO_SUCH_OPERATION",
+                f"{self.name} version {self.version} has no {operation}; it has "
+                + ", ".join(sorted(name.removeprefix("OPERATION_").lower() for name in self._operations)),
+            )
+
+    def _require_room(self, pair_count: int, path: Path) -> None:
+        self._require(INTERPOLATE)
+        if pair_count * len(path.weights) > self._max_queue_rows:
+            raise TooLarge(
+                "TOO_MANY_ROWS",
+                f"{pair_count} pairs with {len(path.weights)} points each are more rows than "
+                f"--max-queue-rows={self._max_queue_rows}; send fewer pairs in a message",
+            )
+
+    def _submit(self, operation: str, rows: Array, call: Call, done: Done) -> None:
+        job = Job(
+            operation=operation, row_count=len(rows), caller=call.caller, deadline=call.deadline, rows=rows, done=done
+        )
+        self._dispatcher.submit(job)
+        call.on_cancel(lambda: self._dispatcher.cancel(job))
+
+    def _counted(self, operation: str, row_count: int, done: Done) -> Done:
+        counter = self._rows[operation]
+
+        def counting(outcome: Result | ServiceError) -> None:
+            if isinstance(outcome, Result):
+                counter.inc(row_count)
+            done(outcome)
+
+        return counting
+
+    def _watched(self, operation: str, row_count: int, done: Done) -> Done:
+        def watching(outcome: Result | ServiceError) -> None:
+            if isinstance(outcome, Result):
+                errors = outcome.outputs[1]
+                self._metrics.reconstruction_error.observe(self.name, operation, errors)
+                novel = int(np.count_nonzero(self.novelty(errors) > NOVEL))
+                self._metrics.novel_rows.labels(self.name, operation).inc(novel)
+            done(outcome)
+
+        return self._counted(operation, row_count, watching)

@@ -1,0 +1,108 @@
+"""The whole service, started and stopped in order.
+
+Start: ports are taken -> NOT_SERVING -> packages verified, loaded and warmed -> SERVING.
+Stop:  NOT_SERVING -> lame-duck delay -> no new calls -> calls in flight end -> sessions close -> metrics last.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from service.errors import PackageError, StartError
+from service.metrics import Metrics
+from service.probes import Probes
+from service.repository import Repository
+from service.servicer import SERVICE, Servicer
+from service.session import choose_device, cpu_limit
+from service.settings import Settings
+from service.transport import ThreadedTransport
+
+log = logging.getLogger(__name__)
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Server:
+    """Owns the ports, the threads and the models. `start` then `stop`, each once.
+
+    Raises StartError where a port is taken or a device that was asked for by name does not work.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ready = threading.Event()
+        self.device = choose_device(settings.device, gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes)
+        metrics = Metrics(CollectorRegistry())
+        self.repository = Repository(
+            device=self.device,
+            threads=settings.threads or cpu_limit(),
+            max_batch_rows=settings.max_batch_rows,
+            max_queue_rows=settings.max_queue_rows,
+            metrics=metrics,
+        )
+        self._transport = ThreadedTransport(
+            threads=settings.handler_threads,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            max_message_bytes=settings.max_message_bytes,
+            metrics=metrics,
+        )
+        servicer = Servicer(self.repository, max_interpolation_points=settings.max_interpolation_points)
+        self._transport.add_service(SERVICE, servicer.methods())
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._transport.server
+        )
+        try:
+            self._probes = Probes(settings.host, settings.http_port, metrics.registry, self._ready.is_set)
+        except OSError as error:
+            raise StartError(f"--http-port {settings.http_port} on {settings.host}: {error.strerror}") from error
+        try:
+            self.port = self._transport.bind(_address(settings.host, settings.port))
+        except OSError as error:
+            self._probes.stop()
+            raise StartError(f"--port {settings.port} on {settings.host}: {error}") from error
+        self.http_port = self._probes.port
+
+    def start(self, *, stop_loading: Callable[[], bool] = lambda: False) -> list[PackageError]:
+        """Listen, load the models, then serve. Returns why packages were refused. Raises StartError where none is left,
+        unless `stop_loading()` said to stop."""
+        for service in ("", SERVICE):
+            self._health.set(service, _NOT_SERVING)
+        self._probes.start()
+        self._transport.start()
+        try:
+            refused = self.repository.load_all(self._settings.models, stop=stop_loading)
+        except PackageError as error:
+            raise StartError(f"--models: {error}") from error
+        if stop_loading():
+            return refused
+        cards = self.repository.all()
+        if not cards:
+            raise StartError(f"--models {self._settings.models}: no package there can be served")
+        for service in ("", SERVICE, *{card.name for card in cards}):
+            self._health.set(service, _SERVING)
+        self._ready.set()
+        return refused
+
+    def stop(self, *, wait: Callable[[float], object]) -> None:
+        """Drain and close. `wait(seconds)` passes the lame-duck delay and may return early."""
+        self._ready.clear()
+        self._health.enter_graceful_shutdown()
+        if self._settings.lame_duck_s:
+            wait(self._settings.lame_duck_s)
+        log.info("draining", extra={"drain_s": self._settings.drain_s})
+        self._transport.stop(self._settings.drain_s)
+        self.repository.close()
+        self._probes.stop()
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,186 @@
+"""The methods of autoencoder.v1.AutoencoderService: each converts, asks the model, and converts back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import Message
+
+from autoencoder.v1 import autoencoder_pb2 as pb
+from autoencoder.v1 import model_pb2
+from service import paths, tensors
+from service.calls import Call, Method
+from service.dispatcher import Done, Result
+from service.errors import InvalidArgument, ServiceError
+from service.model import ServedModel
+from service.repository import Repository
+
+SERVICE = "autoencoder.v1.AutoencoderService"
+
+_METHODS = {
+    pb.INTERPOLATION_METHOD_UNSPECIFIED: paths.linear,
+    pb.INTERPOLATION_METHOD_LINEAR: paths.linear,
+    pb.INTERPOLATION_METHOD_SPHERICAL: paths.spherical,
+}
+
+
+class Servicer:
+    def __init__(self, repository: Repository, *, max_interpolation_points: int) -> None:
+        self._repository = repository
+        self._max_interpolation_points = max_interpolation_points
+
+    def methods(self) -> dict[str, Method[Any]]:
+        """The RPCs by name."""
+        return {
+            "Encode": Method(parse=pb.EncodeRequest.FromString, handle=self.encode),
+            "Decode": Method(parse=pb.DecodeRequest.FromString, handle=self.decode),
+            "Reconstruct": Method(parse=pb.ReconstructRequest.FromString, handle=self.reconstruct),
+            "Denoise": Method(parse=pb.DenoiseRequest.FromString, handle=self.denoise),
+            "Interpolate": Method(parse=pb.InterpolateRequest.FromString, handle=self.interpolate),
+            "ListModels": Method(parse=pb.ListModelsRequest.FromString, handle=self.list_models),
+            "GetModel": Method(parse=pb.GetModelRequest.FromString, handle=self.get_model),
+        }
+
+    def encode(self, request: pb.EncodeRequest, call: Call) -> None:
+        model = self._repository.get(request.model)
+        dtype = tensors.output_dtype(request.output_dtype)
+        rows = tensors.decode("rows", request.rows, model.manifest.input)
+
+        def response(result: Result) -> Message:
+            (latents,) = result.outputs
+            return pb.EncodeResponse(latents=tensors.encode(latents, dtype), execution=_execution(model, result))
+
+        model.encode(rows, call, _reply(call, response))
+
+    def decode(self, request: pb.DecodeRequest, call: Call) -> None:
+        model = self._repository.get(request.model)
+        dtype = tensors.output_dtype(request.output_dtype)
+        latents = tensors.decode("latents", request.latents, model.manifest.latent)
+
+        def response(result: Result) -> Message:
+            (rows,) = result.outputs
+            return pb.DecodeResponse(rows=tensors.encode(rows, dtype), execution=_execution(model, result))
+
+        model.decode(latents, call, _reply(call, response))
+
+    def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> None:
+        model = self._repository.get(request.model)
+        dtype = tensors.output_dtype(request.output_dtype)
+        rows = tensors.decode("rows", request.rows, model.manifest.input)
+
+        def response(result: Result) -> Message:
+            reconstructions, errors = result.outputs
+            return pb.ReconstructResponse(
+                rows=tensors.encode(reconstructions, dtype),
+                reconstruction_errors=errors.tolist(),
+                novelties=model.novelty(errors).tolist(),
+                execution=_execution(model, result),
+            )
+
+        model.reconstruct(rows, call, _reply(call, response))
+
+    def denoise(self, request: pb.DenoiseRequest, call: Call) -> None:
+        model = self._repository.get(request.model)
+        dtype = tensors.output_dtype(request.output_dtype)
+        rows = tensors.decode("rows", request.rows, model.manifest.input)
+
+        def response(result: Result) -> Message:
+            clean, errors = result.outputs
+            return pb.DenoiseResponse(
+                rows=tensors.encode(clean, dtype),
+                distances=np.sqrt(errors).tolist(),
+                execution=_execution(model, result),
+            )
+
+        model.denoise(rows, call, _reply(call, response))
+
+    def interpolate(self, request: pb.InterpolateRequest, call: Call) -> None:
+        model = self._repository.get(request.model)
+        dtype = tensors.output_dtype(request.output_dtype)
+        path = self._path(request)
+        return_latents = request.return_latents
+
+        def response(result: Result) -> Message:
+            rows, latents = result.outputs
+            return pb.InterpolateResponse(
+                rows=tensors.encode(rows, dtype),
+                latents=tensors.encode(latents, dtype) if return_latents else None,
+                execution=_execution(model, result),
+            )
+
+        reply = _reply(call, response)
+        match request.WhichOneof("ends"):
+            case "rows":
+                start, end = _pair("rows", request.rows, model.manifest.input)
+                model.interpolate_rows(start, end, path, call, reply)
+            case "latents":
+                start, end = _pair("latents", request.latents, model.manifest.latent)
+                model.interpolate_latents(start, end, path, call, reply)
+            case _:
+                raise InvalidArgument("NO_ENDS", "rows or latents: one of them must be given")
+
+    def list_models(self, request: pb.ListModelsRequest, call: Call) -> None:
+        cards = self._repository.all()
+        call.answer(lambda: pb.ListModelsResponse(models=cards))
+
+    def get_model(self, request: pb.GetModelRequest, call: Call) -> None:
+        card = self._repository.get(request.model).manifest
+        call.answer(lambda: pb.GetModelResponse(model=card))
+
+    def _path(self, request: pb.InterpolateRequest) -> paths.Path:
+        method = _METHODS.get(request.method)
+        if method is None:
+            raise InvalidArgument("BAD_METHOD", f"method: must be LINEAR or SPHERICAL; got number {request.method}")
+        match request.WhichOneof("points"):
+            case "steps":
+                count, least, field = request.steps, 2, "steps"
+            case "weights":
+                count, least, field = len(request.weights.values), 1, "weights.values"
+            case _:
+                raise InvalidArgument("NO_POINTS", "steps or weights: one of them must be given")
+        if not least <= count <= self._max_interpolation_points:
+            raise InvalidArgument(
+                "BAD_POINTS",
+                f"{field}: from {least} to --max-interpolation-points={self._max_interpolation_points} points; "
+                f"got {count}",
+            )
+        if field == "steps":
+            return paths.Path(method=method, weights=np.linspace(0.0, 1.0, count, dtype=np.float32))
+        weights = np.asarray(request.weights.values, dtype=np.float32)
+        low, high = (0.0, 1.0) if method is paths.spherical else (-1.0, 2.0)
+        wrong = weights[~((weights >= low) & (weights <= high))]
+        if len(wrong):
+            raise InvalidArgument("BAD_WEIGHT", f"weights.values: from {low:g} to {high:g}; got {wrong[0]:g}")
+        return paths.Path(method=method, weights=weights)
+
+
+def _pair(field: str, pair: pb.TensorPair, spec: model_pb2.TensorSpec) -> tuple[tensors.Array, tensors.Array]:
+    start = tensors.decode(f"{field}.start", pair.start, spec)
+    end = tensors.decode(f"{field}.end", pair.end, spec)
+    if len(start) != len(end):
+        raise InvalidArgument(
+            "BAD_SHAPE", f"{field}: start has {len(start)} rows and end has {len(end)}; must be equal"
+        )
+    return start, end
+
+
+def _reply(call: Call, response: Callable[[Result], Message]) -> Done:
+    def reply(outcome: Result | ServiceError) -> None:
+        if isinstance(outcome, ServiceError):
+            call.fail(outcome)
+        else:
+            call.answer(lambda: response(outcome))
+
+    return reply
+
+
+def _execution(model: ServedModel, result: Result) -> pb.ExecutionInfo:
+    return pb.ExecutionInfo(
+        model_name=model.name,
+        model_version=model.version,
+        queue_seconds=result.queue_s,
+        compute_seconds=result.compute_s,
+        batch_rows=result.batch_rows,
+    )

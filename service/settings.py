@@ -1,0 +1,104 @@
+"""How the service is told what to do: flags, then the environment, then defaults. Only here is the environment read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+PREFIX = "HOURGLASS_"
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+
+
+def _setting(default: Any, help: str, *, choices: Sequence[str] = (), least: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices, "least": least})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    models: Path = _setting(Path("models"), "directory of model packages, <name>/<version>/")
+    host: str = _setting(
+        "127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces (there is no authentication: keep it inside)"
+    )
+    port: int = _setting(50051, "gRPC port; 0 takes a free one", least=0)
+    http_port: int = _setting(9464, "port of /metrics, /healthz and /readyz; 0 takes a free one", least=0)
+    device: str = _setting(
+        "auto", "where graphs run; auto takes CUDA where it works, else the CPU, and says which", choices=DEVICES
+    )
+    gpu_memory_limit_bytes: int = _setting(0, "most GPU memory of each model; 0 sets no limit", least=0)
+    threads: int = _setting(0, "CPU threads that run one graph; 0 takes what the cgroup allows", least=0)
+    max_batch_rows: int = _setting(256, "most rows that are run together", least=1)
+    max_queue_rows: int = _setting(
+        8192, "most rows that wait for a model, and most rows of one request; more are refused at once", least=1
+    )
+    max_message_bytes: int = _setting(16 << 20, "largest request message", least=1024)
+    max_interpolation_points: int = _setting(1000, "most points of one path", least=2)
+    max_concurrent_requests: int = _setting(1024, "most RPCs at a time; more are refused at once", least=1)
+    handler_threads: int = _setting(16, "RPCs that are handled at a time; further ones wait for a thread", least=1)
+    lame_duck_s: float = _setting(
+        0.0, "seconds between saying NOT_SERVING and taking no new requests, for load balancers to notice", least=0
+    )
+    drain_s: float = _setting(30.0, "seconds that requests in flight have to end at a stop", least=0)
+    log_format: str = _setting(
+        "auto", "human or json lines on stderr; auto is human on a terminal", choices=("auto", "human", "json")
+    )
+    log_level: str = _setting("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value, least = getattr(self, setting.name), setting.metadata["least"]
+            if least is not None and value < least:
+                raise ValueError(f"{_flag(setting.name)}: must be at least {least:g}; got {value}")
+        for name in ("port", "http_port"):
+            if getattr(self, name) > 65535:
+                raise ValueError(f"{_flag(name)}: must be at most 65535; got {getattr(self, name)}")
+        if self.max_queue_rows < self.max_batch_rows:
+            raise ValueError(
+                f"--max-queue-rows: must be at least --max-batch-rows={self.max_batch_rows}; got {self.max_queue_rows}"
+            )
+
+
+def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """The settings of a command line and an environment. Exits with a usage error where one is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve trained autoencoders over gRPC: Encode, Decode, Reconstruct, Denoise, Interpolate.",
+        epilog=f"Every flag can be given in the environment too: --max-batch-rows as {PREFIX}MAX_BATCH_ROWS. "
+        "A flag wins over the environment.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for setting in fields(Settings):
+        default: Any = setting.default
+        kind: Callable[[str], Any] = type(default)
+        choices = setting.metadata["choices"]
+        variable = PREFIX + setting.name.upper()
+        if variable in environment:
+            given = environment[variable]
+            try:
+                default = kind(given)
+            except ValueError:
+                parser.error(f"{variable}: must be a {kind.__name__}; got {given!r}")
+            if choices and default not in choices:
+                parser.error(f"{variable}: must be one of {', '.join(choices)}; got {given!r}")
+        parser.add_argument(
+            _flag(setting.name),
+            type=kind,
+            default=default,
+            choices=choices or None,
+            metavar=None if choices else _METAVARS[kind.__name__],
+            help=setting.metadata["help"],
+        )
+    values = vars(parser.parse_args(arguments))
+    try:
+        return Settings(**values)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+_METAVARS = {"int": "N", "float": "SECONDS", "str": "TEXT", "PosixPath": "DIR"}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

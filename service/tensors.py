@@ -1,0 +1,108 @@
+"""Tensors on the wire and in memory.
+
+Shape legend: B rows, D... the dimensions of one row.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from autoencoder.v1 import autoencoder_pb2, model_pb2
+from service.errors import InvalidArgument
+
+Array = npt.NDArray[np.generic]
+Rows = npt.NDArray[np.float32]
+
+# Explicitly little-endian: the wire's order, whatever the machine's.
+_DTYPES: dict[int, np.dtype[np.generic]] = {
+    model_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    model_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
+    model_pb2.DATA_TYPE_UINT8: np.dtype("u1"),
+}
+_UINT8_SCALE = np.float32(1.0 / 255.0)
+
+
+def decode(field: str, tensor: autoencoder_pb2.Tensor, spec: model_pb2.TensorSpec) -> Array:
+    """A view of the tensor's bytes as an array [B, D...] of the type that was sent; nothing is copied.
+
+    Raises InvalidArgument, naming `field`, where the tensor breaks a rule of `spec` or of the wire format.
+    """
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise InvalidArgument(
+            "BAD_DTYPE", f"{field}.dtype: must be FLOAT32, FLOAT16 or UINT8; got {_dtype_name(tensor.dtype)}"
+        )
+    if tensor.dtype == model_pb2.DATA_TYPE_UINT8 and spec.kind != model_pb2.TENSOR_KIND_IMAGE:
+        raise InvalidArgument("BAD_DTYPE", f"{field}.dtype: UINT8 is only for rows of images; send FLOAT32 or FLOAT16")
+    shape, row_shape = tuple(tensor.shape), tuple(spec.row_shape)
+    if shape[1:] != row_shape or not shape:
+        wanted = ", ".join(("rows", *map(str, row_shape)))
+        raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must be [{wanted}]; got {_short(shape)}")
+    if shape[0] < 1:
+        raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must have at least one row; got {shape[0]}")
+    data = tensor.data
+    wanted_bytes = math.prod(shape) * dtype.itemsize
+    if len(data) != wanted_bytes:
+        raise InvalidArgument(
+            "BAD_DATA_LENGTH",
+            f"{field}.data: {_dtype_name(tensor.dtype)} of shape {_short(shape)} has {wanted_bytes} bytes; "
+            f"got {len(data)}",
+        )
+    array = np.frombuffer(data, dtype).reshape(shape)
+    if dtype.kind == "f" and not all_finite(array):
+        row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
+        raise InvalidArgument("NOT_FINITE", f"{field}.data: row {row} holds NaN or infinity")
+    return array
+
+
+def all_finite(array: npt.NDArray[np.generic]) -> bool:
+    """Whether no element is NaN or infinite. A sum tells it in one pass without a temporary, unless it overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.reduce(array, axis=None, dtype=np.float32)
+    return bool(np.isfinite(total)) or bool(np.isfinite(array).all())
+
+
+def copy_rows(source: Array, target: Rows) -> None:
+    """Copy rows into a batch buffer of the same shape, converting; UINT8 is scaled from 0..255 to 0..1."""
+    if source.dtype == np.uint8:
+        np.multiply(source, _UINT8_SCALE, out=target)
+    else:
+        target[...] = source
+
+
+def as_float32(array: Array) -> Rows:
+    """Float32 rows of an array in any wire type; a copy unless it is float32 already."""
+    if array.dtype == np.float32:
+        return array.astype(np.float32, copy=False)
+    target = np.empty(array.shape, np.float32)
+    copy_rows(array, target)
+    return target
+
+
+def output_dtype(number: int) -> int:
+    """The type for an answer: FLOAT32 unless FLOAT16 was asked for. Raises InvalidArgument for any other."""
+    if number == model_pb2.DATA_TYPE_UNSPECIFIED:
+        return model_pb2.DATA_TYPE_FLOAT32
+    if number not in (model_pb2.DATA_TYPE_FLOAT32, model_pb2.DATA_TYPE_FLOAT16):
+        raise InvalidArgument("BAD_DTYPE", f"output_dtype: must be FLOAT32 or FLOAT16; got {_dtype_name(number)}")
+    return number
+
+
+def encode(array: Rows, dtype: int) -> autoencoder_pb2.Tensor:
+    """The wire form of an array; values beyond FLOAT16's range become infinite there."""
+    with np.errstate(over="ignore"):
+        data = array.astype(_DTYPES[dtype], copy=False).tobytes()
+    return autoencoder_pb2.Tensor(dtype=model_pb2.DataType.Name(dtype), shape=array.shape, data=data)
+
+
+def _dtype_name(number: int) -> str:
+    names = model_pb2.DataType
+    return names.Name(number).removeprefix("DATA_TYPE_") if number in names.values() else f"unknown number {number}"
+
+
+def _short(shape: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, shape[:8]))
+    return f"[{shown}, … {len(shape)} dimensions]" if len(shape) > 8 else f"[{shown}]"

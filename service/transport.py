@@ -1,0 +1,142 @@
+"""The server that calls come in through: grpcio's public threaded server.
+
+Handlers are given to it as a table of `Method`s; they see a `calls.Call` and do not know this module. Services with
+generated handlers (health, reflection) are added to `server`, which is an ordinary `grpc.Server`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from service import statuses
+from service.calls import Method
+from service.errors import InvalidArgument, ServiceError, internal_error
+from service.metrics import Metrics
+
+
+class ThreadedTransport:
+    """`threads` handlers run at a time; further calls wait for one, up to `max_concurrent_requests` in all."""
+
+    def __init__(
+        self,
+        *,
+        threads: int,
+        max_concurrent_requests: int,
+        max_message_bytes: int,
+        metrics: Metrics,
+    ) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="handler")
+        self._metrics = metrics
+        self.server = grpc.server(
+            self._pool,
+            maximum_concurrent_rpcs=max_concurrent_requests,
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Without this two servers share a port without a word.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+
+    def add_service(self, name: str, methods: Mapping[str, Method[Any]]) -> None:
+        """Serve the methods of a service, by their short names."""
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            method_name: grpc.unary_unary_rpc_method_handler(self._behaviour(f"/{name}/{method_name}", method))
+            for method_name, method in methods.items()
+        }
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+
+    def bind(self, address: str) -> int:
+        """Listen on `address`, without TLS; returns the port. Raises OSError where it is taken."""
+        try:
+            return self.server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self, grace_s: float) -> None:
+        """Take no new calls, wait up to `grace_s` for those that run, then cancel them."""
+        self.server.stop(grace_s).wait()
+        self._pool.shutdown()
+
+    def _behaviour(self, full_name: str, method: Method[Any]) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+        duration = self._metrics.rpc_duration.labels(full_name)
+        in_flight = self._metrics.requests_in_flight
+        ok = self._metrics.rpc_requests.labels(full_name, "OK")
+
+        # The raw bytes come here, so that garbage is answered like any other wrong request.
+        def behaviour(request: bytes, context: grpc.ServicerContext) -> bytes:
+            began = time.monotonic()
+            in_flight.inc()
+            try:
+                response = _answer(method, request, context)
+            except ServiceError as error:
+                status = statuses.of(error)
+                self._metrics.rpc_requests.labels(full_name, status.code.name).inc()
+                self._metrics.rejected_requests.labels(error.reason).inc()
+                context.abort_with_status(status)
+                raise AssertionError("this is a bug: abort returned") from error
+            finally:
+                duration.observe(time.monotonic() - began)
+                in_flight.dec()
+            ok.inc()
+            return response
+
+        return behaviour
+
+
+def _answer(method: Method[Any], request: bytes, context: grpc.ServicerContext) -> bytes:
+    try:
+        try:
+            message = method.parse(request)
+        except DecodeError as error:
+            raise InvalidArgument("BAD_MESSAGE", f"the {len(request)} bytes are not a valid request message") from error
+        call = _ThreadedCall(context)
+        method.handle(message, call)
+        return call.result().SerializeToString()
+    except ServiceError:
+        raise
+    except Exception as error:
+        raise internal_error("a handler failed") from error
+
+
+class _ThreadedCall:
+    """A `calls.Call` whose handler thread waits for the answer."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+        self.caller = context.peer()
+        remaining_s = context.time_remaining()
+        self.deadline = float("inf") if remaining_s is None else time.monotonic() + remaining_s
+        self._outcome: Callable[[], Message] | ServiceError | None = None
+        # Released once, by the answer: the cheapest thing a thread can wait for.
+        self._answered = threading.Lock()
+        self._answered.acquire()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        if not self._context.add_callback(callback):
+            callback()
+
+    def answer(self, build: Callable[[], Message]) -> None:
+        self._outcome = build
+        self._answered.release()
+
+    def fail(self, error: ServiceError) -> None:
+        self._outcome = error
+        self._answered.release()
+
+    def result(self) -> Message:
+        self._answered.acquire()
+        if isinstance(self._outcome, ServiceError):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome()
