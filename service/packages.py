@@ -242,8 +242,6 @@ def _check_manifest(manifest: model_pb2.Model) -> None:
     )
     names = [file.name for file in manifest.files]
     rule(len(set(names)) == len(names), "files: a name is listed twice")
-    for name in REQUIRED_FILES:
-        rule(name in names, f"files: must list {name}")
     for file in manifest.files:
         rule(
             bool(_FILE_NAME.fullmatch(file.name)) and file.name != MANIFEST,
@@ -253,6 +251,8 @@ def _check_manifest(manifest: model_pb2.Model) -> None:
             file.size_bytes <= MAX_FILE_BYTES,
             f"files: {file.name} has {file.size_bytes} bytes, more than {MAX_FILE_BYTES}",
         )
+    for name in REQUIRED_FILES:
+        rule(name in names, f"files: must list {name}")
     total = sum(file.size_bytes for file in manifest.files)
     rule(total <= MAX_PACKAGE_BYTES, f"files: {total} bytes together, more than {MAX_PACKAGE_BYTES}")
 

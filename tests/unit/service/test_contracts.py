@@ -1,0 +1,184 @@
+"""Rules that hold for the whole service: who may import what, and that nothing was forgotten."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import CollectorRegistry
+
+from autoencoder.v1 import autoencoder_pb2
+from service import errors, logs, settings, statuses
+from service.metrics import Metrics
+from service.servicer import SERVICE
+
+ROOT = Path(__file__).parents[3]
+SERVICE_MODULES = sorted((ROOT / "service").glob("*.py"))
+
+# module: those of the service that may import it; all others may not.
+ALLOWED = {
+    "grpc": {"transport", "statuses", "server"},
+    "grpc_health": {"server"},
+    "grpc_reflection": {"server"},
+    "onnxruntime": {"session"},
+    "torch": set(),
+    "training": set(),
+    "hourglass": set(),
+    "pickle": set(),
+}
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", SERVICE_MODULES, ids=lambda path: path.stem)
+def test_dependencies_point_inward(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports(path)}
+    for module, allowed in ALLOWED.items():
+        assert module not in roots or path.stem in allowed, f"{path.name} must not import {module}"
+
+
+def test_the_core_knows_neither_grpc_nor_onnx_nor_the_layers_above() -> None:
+    above = {"transport", "servicer", "server", "repository", "model", "session", "dispatcher"}
+    core = imports(ROOT / "service" / "batcher.py")
+    assert {name.split(".")[0] for name in core} <= {"__future__", "collections", "dataclasses", "typing", "service"}
+    for leaf in ("settings", "errors", "tensors", "metrics", "paths", "batcher"):
+        names = imports(ROOT / "service" / f"{leaf}.py")
+        assert not {f"service.{module}" for module in above} & names
+
+
+@pytest.mark.parametrize("path", SERVICE_MODULES, ids=lambda path: path.stem)
+def test_only_the_command_line_reads_the_environment(path: Path) -> None:
+    if path.stem != "__main__":
+        assert not {"os.environ", "os.getenv"} & set(re.findall(r"os\.\w+", path.read_text()))
+
+
+def test_training_never_imports_grpc() -> None:
+    for path in (ROOT / "training").rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"grpc", "hourglass"}, path
+
+
+def test_the_service_imports_neither_torch_nor_training() -> None:
+    program = "import service.__main__, sys; print(sorted({'torch', 'training', 'hourglass'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert output.stdout.strip() == "[]"
+
+
+def every_error() -> list[type[errors.ServiceError]]:
+    return errors.ServiceError.__subclasses__()
+
+
+def test_every_error_has_a_status_and_stands_in_the_tree() -> None:
+    assert set(statuses.CODES) == set(every_error())
+    for error in every_error():
+        assert error.__name__ in (errors.__doc__ or "")
+
+
+def test_a_status_carries_the_reason_and_when_to_retry() -> None:
+    status = statuses.of(errors.Overloaded("QUEUE_FULL", "full", retry_after_s=0.25, limit="7"))
+    assert (status.code, status.details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    rich = status_pb2.Status.FromString(dict(status.trailing_metadata)["grpc-status-details-bin"])
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    assert rich.details[0].Unpack(info)
+    assert rich.details[1].Unpack(retry)
+    assert (info.reason, info.domain, dict(info.metadata)) == ("QUEUE_FULL", "hourglass", {"limit": "7"})
+    assert retry.retry_delay.ToMilliseconds() == 250
+
+
+def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
+    for setting in fields(settings.Settings):
+        choices = setting.metadata["choices"] or ("1100", "1200")
+        flag, variable = "--" + setting.name.replace("_", "-"), "HOURGLASS_" + setting.name.upper()
+        from_flag = settings.read([flag, choices[-1]], {variable: choices[0]})
+        from_environment = settings.read([], {variable: choices[-1]})
+        assert str(getattr(from_flag, setting.name)).removesuffix(".0") == choices[-1]
+        assert from_flag == from_environment
+        assert setting.metadata["help"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["--port", "70000"], {}, "--port: must be at most 65535; got 70000"),
+        (["--max-batch-rows", "0"], {}, "--max-batch-rows: must be at least 1; got 0"),
+        (["--max-queue-rows", "10"], {}, "--max-queue-rows: must be at least --max-batch-rows=256; got 10"),
+        (["--device", "gpu"], {}, "invalid choice: 'gpu'"),
+        ([], {"HOURGLASS_PORT": "many"}, "HOURGLASS_PORT: must be a int; got 'many'"),
+        ([], {"HOURGLASS_DEVICE": "gpu"}, "HOURGLASS_DEVICE: must be one of auto, cpu, cuda, tensorrt; got 'gpu'"),
+        (["--drain-s", "-1"], {}, "--drain-s: must be at least 0; got -1.0"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(
+    arguments: list[str], environment: dict[str, str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        settings.read(arguments, environment)
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings.read(["--help"], {})
+    shown = " ".join(capsys.readouterr().out.split())
+    for setting in fields(settings.Settings):
+        assert "--" + setting.name.replace("_", "-") in shown
+    assert shown.count("(default: ") == len(fields(settings.Settings))
+
+
+def test_the_servicer_has_every_rpc_of_the_contract() -> None:
+    from service.servicer import Servicer
+
+    described = autoencoder_pb2.DESCRIPTOR.services_by_name["AutoencoderService"]
+    assert described.full_name == SERVICE
+    methods = Servicer(None, max_interpolation_points=2).methods()  # type: ignore[arg-type]
+    assert set(methods) == {method.name for method in described.methods}
+    for method in described.methods:
+        assert type(methods[method.name].parse(b"")).DESCRIPTOR is method.input_type
+
+
+def test_metric_names_are_the_contract() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    names = {family.name for family in registry.collect()}
+    assert names == {
+        f"autoencoder_{name}"
+        for name in (
+            "rpc_requests", "rpc_duration_seconds", "rows", "phase_duration_seconds", "batch_rows",
+            "batch_padding_rows", "queue_rows", "requests_in_flight", "rejected_requests", "model_info",
+            "model_load_duration_seconds", "model_ready", "reconstruction_error", "novel_rows",
+        )
+    }  # fmt: skip
+
+
+@pytest.fixture
+def record() -> logging.LogRecord:
+    return logging.makeLogRecord({"msg": "model\nready", "levelname": "INFO", "name": "service", "model": "a\nb"})
+
+
+def test_json_logs_are_one_object_a_line(record: logging.LogRecord) -> None:
+    line = logs.JsonFormatter().format(record)
+    assert "\n" not in line
+    assert {"event": "model\nready", "model": "a\nb", "level": "info"}.items() <= json.loads(line).items()
+
+
+def test_human_logs_are_one_line_an_event(record: logging.LogRecord) -> None:
+    line = logs.HumanFormatter().format(record)
+    assert "\n" not in line
+    assert line.endswith("info    model\\nready  model=a\\nb")

@@ -1,0 +1,285 @@
+"""Packages that are good, and every way of being bad that a directory can be given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from service import packages
+from service.errors import PackageError
+from service.graphs import check_graph
+from tests import tiny
+
+
+def edit_manifest(package: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = package / packages.MANIFEST
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def replace(package: Path, name: str, content: bytes) -> None:
+    """Put other content into a package and make the manifest agree with it."""
+    (package / name).write_bytes(content)
+
+    def change(manifest: dict[str, Any]) -> None:
+        for file in manifest["files"]:
+            if file["name"] == name:
+                file.update(sha256=hashlib.sha256(content).hexdigest(), sizeBytes=str(len(content)))
+
+    edit_manifest(package, change)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return tiny.write(tmp_path)
+
+
+def refused(package: Path) -> PackageError:
+    with pytest.raises(PackageError) as caught:
+        packages.read(package)
+    return caught.value
+
+
+def test_what_was_written_is_read(package: Path) -> None:
+    read = packages.read(package)
+    assert read.manifest.name == "tiny"
+    assert (read.input_shape, read.latent_shape, read.output_shape) == ((4, 4), (3,), (4, 4))
+    assert read.encoder == (package / "encoder.onnx").read_bytes()
+    packages.check_golden(read, tiny.encode, tiny.decode)
+
+
+def test_writing_leaves_nothing_else_behind(package: Path) -> None:
+    assert [path.name for path in package.parent.iterdir()] == ["1"]
+    assert sorted(path.name for path in package.iterdir()) == [
+        "decoder.onnx", "encoder.onnx", "golden.npz", "model.json",
+    ]  # fmt: skip
+
+
+def test_writing_a_bad_package_leaves_what_was_there(package: Path) -> None:
+    before = (package / "model.json").read_bytes()
+    with pytest.raises(PackageError, match=r"encoder\.onnx: is not an ONNX file"):
+        packages.write(package.parent.parent, tiny.manifest(), tiny.files() | {"encoder.onnx": b"nonsense"})
+    assert (package / "model.json").read_bytes() == before
+    assert [path.name for path in package.parent.iterdir()] == ["1"]
+
+
+def test_writing_again_replaces(package: Path) -> None:
+    manifest = tiny.manifest()
+    manifest.description = "newer"
+    packages.write(package.parent.parent, manifest, tiny.files())
+    assert packages.read(package).manifest.description == "newer"
+    assert packages.next_version(package.parent.parent, "tiny") == 2
+    assert packages.next_version(package.parent.parent, "other") == 1
+
+
+def test_the_same_package_is_the_same_bytes(tmp_path: Path) -> None:
+    first, second = tiny.write(tmp_path / "a"), tiny.write(tmp_path / "b")
+    assert (first / "model.json").read_bytes() == (second / "model.json").read_bytes()
+
+
+def test_find_takes_versions_in_the_order_of_numbers_and_nothing_else(tmp_path: Path) -> None:
+    for version in (10, 9, 1):
+        tiny.write(tmp_path, version=version)
+    tiny.write(tmp_path, "another")
+    (tmp_path / "README.md").write_text("no package")
+    (tmp_path / "tiny" / "draft").mkdir()
+    found = [(path.parent.name, path.name) for path in packages.find(tmp_path)]
+    assert found == [("another", "1"), ("tiny", "1"), ("tiny", "9"), ("tiny", "10")]
+    with pytest.raises(PackageError, match="is not a directory"):
+        packages.find(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.update(name="Tiny!"), "name: lower-case letters"),
+        (lambda m: m.update(name="other"), "name and version: other/1, but the directory is tiny/1"),
+        (lambda m: m.update(version=2), "name and version: tiny/2, but the directory is tiny/1"),
+        (lambda m: m.pop("version"), "version: from 1"),
+        (lambda m: m["input"].pop("rowShape"), "input.rowShape: 1 to 4 dimensions"),
+        (lambda m: m["input"].update(rowShape=["4", "-4"]), "input.rowShape"),
+        (lambda m: m["input"].update(rowShape=["99999", "99999"]), "input.rowShape"),
+        (lambda m: m["latent"].update(dtype="DATA_TYPE_UINT8"), "latent.dtype: must be DATA_TYPE_FLOAT32"),
+        (lambda m: m["output"].pop("kind"), "output.kind: must be given"),
+        (lambda m: m["output"].update(rowShape=["16"]), "output.rowShape: must be the input's [4, 4]"),
+        (lambda m: m["input"].update(minimum=5.0), "input: minimum 5.0 must not be above maximum 1.0"),
+        (lambda m: m.update(operations=[]), "operations: at least one"),
+        (lambda m: m.pop("corruption"), "OPERATION_DENOISE must be listed exactly where there is a corruption"),
+        (lambda m: m.update(reconstructionErrorQuantiles=[1.0]), "at least two finite numbers"),
+        (lambda m: m.update(reconstructionErrorQuantiles=[1.0, 0.5]), "never fall"),
+        (lambda m: m["files"].pop(0), "files: must list decoder.onnx"),
+        (lambda m: m["files"].append(m["files"][0]), "files: a name is listed twice"),
+        (lambda m: m["files"][1].update(name="../encoder.onnx"), "files: a plain name inside the package"),
+        (lambda m: m["files"][0].update(sizeBytes=str(1 << 40)), "more than"),
+        (lambda m: m["files"][0].update(sha256="0" * 64), "decoder.onnx: sha256 is"),
+        (lambda m: m["files"][0].update(sizeBytes="3"), "decoder.onnx: has"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_with_the_rule(
+    package: Path, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    edit_manifest(package, change)
+    assert says in str(refused(package))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b"\xff\xfe", b'{"name": 3}', b'{"version": "many"}', b"[" * 100_000]
+)
+def test_a_manifest_that_is_none_is_refused(package: Path, content: bytes) -> None:
+    (package / "model.json").write_bytes(content)
+    assert refused(package).file == "model.json"
+
+
+def test_a_file_that_changed_is_refused(package: Path) -> None:
+    path = package / "encoder.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    error = refused(package)
+    assert error.file == "encoder.onnx"
+    assert "sha256" in error.rule
+
+
+def test_a_truncated_graph_is_refused(package: Path) -> None:
+    replace(package, "encoder.onnx", (package / "encoder.onnx").read_bytes()[:-40])
+    error = refused(package)
+    assert error.file == "encoder.onnx"
+
+
+def test_a_missing_file_is_refused(package: Path) -> None:
+    (package / "decoder.onnx").unlink()
+    assert str(refused(package)) == "decoder.onnx: cannot be read: No such file or directory"
+
+
+def test_a_symbolic_link_is_refused(package: Path, tmp_path: Path) -> None:
+    (package / "encoder.onnx").rename(tmp_path / "elsewhere.onnx")
+    (package / "encoder.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    assert refused(package).file == "encoder.onnx"
+
+
+def test_a_pipe_is_refused_and_does_not_block(package: Path) -> None:
+    (package / "encoder.onnx").unlink()
+    os.mkfifo(package / "encoder.onnx")
+    assert str(refused(package)) == "encoder.onnx: is not a regular file"
+
+
+def test_weights_in_another_file_are_refused(package: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\0" * 192)
+    model = tiny.encoder()
+    (weights,) = [tensor for tensor in model.graph.initializer if tensor.name == "weights"]
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=str(secret))
+    replace(package, "encoder.onnx", model.SerializeToString())
+    assert "keeps the weights 'weights' in another file" in str(refused(package))
+
+
+def test_weights_in_another_file_inside_a_subgraph_are_refused(package: Path) -> None:
+    outside = numpy_helper.from_array(np.ones(1, np.float32), "hidden")
+    outside.data_location = TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="../../etc/passwd")
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["hidden"], ["chosen"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("chosen", TensorProto.FLOAT, [1])],
+        [outside],
+    )
+    model = tiny.encoder()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition"))
+    model.graph.node.append(helper.make_node("If", ["condition"], ["unused"], then_branch=branch, else_branch=branch))
+    replace(package, "encoder.onnx", model.SerializeToString())
+    assert "keeps the weights 'hidden' in another file" in str(refused(package))
+
+
+def test_operators_outside_the_standard_are_refused(package: Path) -> None:
+    model = tiny.encoder()
+    model.graph.node[1].domain = "com.example"
+    replace(package, "encoder.onnx", model.SerializeToString())
+    assert "com.example.MatMul" in str(refused(package))
+    model.graph.node[1].domain = ""
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    replace(package, "encoder.onnx", model.SerializeToString())
+    assert "com.example" in str(refused(package))
+
+
+def test_another_signature_is_refused(package: Path) -> None:
+    fixed = tiny.encoder()
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    replace(package, "encoder.onnx", fixed.SerializeToString())
+    assert "free batch dimension, is FLOAT [1, 4, 4]" in str(refused(package))
+    replace(package, "encoder.onnx", tiny.decoder().SerializeToString())
+    assert "input must be FLOAT [batch, 4, 4]" in str(refused(package))
+    two = tiny.encoder()
+    two.graph.output.append(two.graph.output[0])
+    replace(package, "encoder.onnx", two.SerializeToString())
+    assert "must have one output, has 2" in str(refused(package))
+
+
+def test_golden_files_that_are_none_are_refused(package: Path, tmp_path: Path) -> None:
+    rows = tiny.rows(2)
+    latents = tiny.encode(rows)
+    pickled = tmp_path / "pickled.npz"
+    np.savez(pickled, rows=rows, latents=latents, reconstructions=np.array([object()] * 2))
+    bomb = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rows.npy", bytes(packages.MAX_GOLDEN_BYTES + 1))
+    for content in (
+        b"",
+        b"PK\x03\x04",
+        pickled.read_bytes(),
+        bomb.read_bytes(),
+        tiny.npz(rows=rows, latents=latents),
+        tiny.npz(rows=rows[:1], latents=latents, reconstructions=rows),
+        tiny.npz(rows=rows[:0], latents=latents[:0], reconstructions=rows[:0]),
+        tiny.npz(rows=rows * np.float32(np.nan), latents=latents, reconstructions=rows),
+        tiny.npz(rows=rows.astype(np.float64), latents=latents, reconstructions=rows),
+    ):
+        replace(package, "golden.npz", content)
+        assert refused(package).file == "golden.npz"
+
+
+def test_outputs_that_are_not_golden_are_refused(package: Path) -> None:
+    read = packages.read(package)
+    with pytest.raises(PackageError, match=r"encoder\.onnx: golden rows differ from golden\.npz by"):
+        packages.check_golden(read, lambda rows: tiny.encode(rows) * np.float32(1.01), tiny.decode)
+    with pytest.raises(PackageError, match=r"decoder\.onnx: golden rows gave shape"):
+        packages.check_golden(read, tiny.encode, lambda latents: tiny.decode(latents)[1:])
+
+
+@given(st.binary(max_size=300))
+def test_random_graphs_raise_only_package_errors(content: bytes) -> None:
+    with pytest.raises(PackageError):
+        check_graph("encoder.onnx", content, (4, 4), (3,))
+
+
+@given(st.data())
+def test_a_graph_with_broken_bytes_raises_only_package_errors(data: st.DataObject) -> None:
+    content = bytearray(tiny.encoder().SerializeToString())
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        check_graph("encoder.onnx", bytes(content), (4, 4), (3,))
+    except PackageError:
+        return
+    onnx.load_model_from_string(bytes(content))
+
+
+def test_novelty_is_the_share_of_smaller_errors() -> None:
+    quantiles = np.array([0.0, 1.0, 4.0], np.float32)
+    found = packages.novelty(np.array([-1.0, 0.0, 0.5, 1.0, 2.5, 4.0, 99.0], np.float32), quantiles)
+    np.testing.assert_allclose(found, [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0])

@@ -1,0 +1,81 @@
+"""Sessions on the CPU: the same code paths as on a GPU where onnxruntime lets them run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from service import packages
+from service.errors import PackageError, StartError
+from service.session import CPU, Device, OnnxSession, batch_sizes, choose_device, cpu_limit
+from tests import tiny
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> packages.Package:
+    return packages.read(tiny.write(tmp_path))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 64])
+def test_a_session_gives_what_the_graphs_say(package: packages.Package, count: int) -> None:
+    session = OnnxSession(package, Device(provider=CPU), threads=1, max_batch_rows=64)
+    rows = tiny.rows(count)
+    latents = session.encode(rows)
+    np.testing.assert_allclose(latents, tiny.encode(rows), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(session.decode(latents), tiny.decode(latents), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(session.reconstruct(rows), tiny.decode(tiny.encode(rows)), rtol=1e-4, atol=1e-5)
+    session.close()
+
+
+def test_bound_buffers_are_used_again_and_give_the_same(package: packages.Package) -> None:
+    session = OnnxSession(package, Device(provider=CPU), threads=1, max_batch_rows=64)
+    graph = session._encoder
+    for seed in range(3):
+        rows = tiny.rows(8, seed)
+        np.testing.assert_allclose(graph.run_on(graph._upload(rows)), tiny.encode(rows), rtol=1e-5, atol=1e-6)
+    assert list(graph._buffers) == [8]
+
+
+def test_batch_sizes_are_powers_of_two_and_the_largest() -> None:
+    assert batch_sizes(1) == [1]
+    assert batch_sizes(8) == [1, 2, 4, 8]
+    assert batch_sizes(100) == [1, 2, 4, 8, 16, 32, 64, 100]
+
+
+def test_rows_are_padded_only_where_shapes_matter(package: packages.Package) -> None:
+    session = OnnxSession(package, Device(provider=CPU), threads=1, max_batch_rows=100)
+    assert session.padded_rows(33) == 33
+    session._sizes = batch_sizes(100)
+    assert [session.padded_rows(count) for count in (1, 3, 33, 65, 100)] == [1, 4, 64, 100, 100]
+
+
+def test_a_device_asked_for_by_name_that_is_not_there_is_an_error() -> None:
+    for wanted, provider in (("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")):
+        if provider in ort.get_available_providers():
+            pytest.skip(f"this onnxruntime has {provider}")
+        with pytest.raises(StartError, match=f"--device {wanted}: this onnxruntime has no {provider}"):
+            choose_device(wanted)
+        assert choose_device("auto").provider == CPU
+
+
+def test_a_provider_that_falls_back_is_an_error(package: packages.Package) -> None:
+    pretended = Device(provider="CUDAExecutionProvider", name="cpu", providers=(CPU,))
+    with pytest.raises(StartError, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"):
+        OnnxSession(package, pretended, threads=1, max_batch_rows=4)
+
+
+def test_a_graph_that_onnxruntime_refuses_is_a_package_error(tmp_path: Path) -> None:
+    broken = tiny.encoder()
+    broken.graph.node[1].op_type = "NoSuchOperator"
+    path = packages.write(tmp_path, tiny.manifest(), tiny.files() | {"encoder.onnx": broken.SerializeToString()})
+    with pytest.raises(PackageError, match=r"encoder\.onnx: onnxruntime refuses it: .*NoSuchOperator"):
+        OnnxSession(packages.read(path), Device(provider=CPU), threads=1, max_batch_rows=4)
+
+
+def test_the_cpu_limit_is_at_least_one_and_at_most_the_machine() -> None:
+    import os
+
+    assert 1 <= cpu_limit() <= (os.cpu_count() or 1)
