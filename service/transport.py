@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -17,8 +18,12 @@ from google.protobuf.message import DecodeError, Message
 
 from service import statuses
 from service.calls import Method
-from service.errors import InvalidArgument, ServiceError, internal_error
+from service.errors import InvalidArgument, ServiceError, Unavailable, internal_error
 from service.metrics import Metrics
+
+_QUIET_S = 0.1
+_LINGER_S = 2.0
+_FAREWELL_S = 1.0
 
 
 class ThreadedTransport:
@@ -34,6 +39,10 @@ class ThreadedTransport:
     ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="handler")
         self._metrics = metrics
+        self._changed = threading.Condition()
+        self._running = 0
+        self._refused = 0
+        self._draining = False
         self.server = grpc.server(
             self._pool,
             maximum_concurrent_rpcs=max_concurrent_requests,
@@ -64,9 +73,37 @@ class ThreadedTransport:
         self.server.start()
 
     def stop(self, grace_s: float) -> None:
-        """Take no new calls, wait up to `grace_s` for those that run, then cancel them."""
-        self.server.stop(grace_s).wait()
+        """Refuse new calls, wait up to `grace_s` for those that run, then cancel what is left."""
+        with self._changed:
+            self._draining = True
+            self._changed.wait_for(lambda: self._running == 0, grace_s)
+            # The library cancels calls that have reached it and no handler yet, and their callers cannot tell that they
+            # were not run. So refuse them by name for as long as they keep coming, within reason.
+            until = time.monotonic() + _LINGER_S
+            while time.monotonic() < until:
+                refused = self._refused
+                if not self._changed.wait_for(lambda seen=refused: self._refused != seen, _QUIET_S):  # type: ignore[misc]
+                    break
+        # Answers that are on their way out, and streams such as health's Watch, which never end by themselves.
+        self.server.stop(_FAREWELL_S).wait()
         self._pool.shutdown()
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """Count a call as running. Raises Unavailable once the transport drains."""
+        with self._changed:
+            if self._draining:
+                self._refused += 1
+                self._changed.notify_all()
+                raise Unavailable("DRAINING", "the service is stopping; send the request elsewhere")
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                if self._draining:
+                    self._changed.notify_all()
 
     def _behaviour(self, full_name: str, method: Method[Any]) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         duration = self._metrics.rpc_duration.labels(full_name)
@@ -78,7 +115,8 @@ class ThreadedTransport:
             began = time.monotonic()
             in_flight.inc()
             try:
-                response = _answer(method, request, context)
+                with self._admitted():
+                    response = _answer(method, request, context)
             except ServiceError as error:
                 status = statuses.of(error)
                 self._metrics.rpc_requests.labels(full_name, status.code.name).inc()
