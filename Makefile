@@ -1,0 +1,81 @@
+# Every way in. `make help` lists them. Each target sets up what it needs in .venv, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+# The two builds of onnxruntime exclude each other: one machine, one choice.
+RUNTIME := $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo gpu || echo cpu)
+PYTHON_FILES := service training client/hourglass benchmarks examples tests
+PROTO := $(wildcard proto/autoencoder/v1/*.proto)
+PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check format proto train zoo bench gpu-test clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/serve ## serve the packages in models/ (ARGS="--port 50052 ...", see ARGS=--help)
+	@exec $(BIN)/python -m service --log-format human $(ARGS)
+
+demo: $(VENV)/serve ## encode, denoise and interpolate real digits; writes build/demo.png
+	@$(BIN)/python -m examples.demo $(ARGS)
+
+test: $(VENV)/develop ## run all tests (ARGS="-k batcher")
+	$(BIN)/pytest $(ARGS)
+
+gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
+	$(BIN)/pytest tests/gpu $(ARGS)
+
+check: $(VENV)/develop ## what CI checks beside the tests: format, lint, types, stubs
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/mypy
+	@rm -rf build/proto && mkdir -p build/proto
+	@$(call generate,build/proto)
+	@for stub in $$(cd build/proto && find autoencoder -type f); do \
+		cmp "build/proto/$$stub" "proto/$$stub" || { echo "proto/$$stub is out of date: run make proto"; exit 1; }; \
+	done
+
+format: $(VENV)/develop ## format the code and sort the imports
+	$(BIN)/ruff check --fix $(PYTHON_FILES)
+	$(BIN)/ruff format $(PYTHON_FILES)
+
+proto: $(VENV)/develop ## generate the stubs from the .proto files
+	$(call generate,proto)
+
+train: $(VENV)/develop ## train one recipe: make train RECIPE=conv ARGS="--data digits"
+	@test -n "$(RECIPE)" || { echo "which recipe? make train RECIPE=NAME, with one of:"; $(BIN)/python -m training list; exit 2; }
+	$(BIN)/python -m training train $(RECIPE) $(ARGS)
+
+zoo: $(VENV)/develop ## train, export and report all recipes into models/
+	$(BIN)/python -m training zoo $(ARGS)
+
+bench: $(VENV)/serve ## measure the service beside its limits (needs h2load: apt-get install nghttp2-client)
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define generate
+$(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --pyi_out=$(1) $(PROTO) && \
+$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/autoencoder/v1/autoencoder.proto
+endef
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Hourglass needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Without torch: what it takes to serve and to call.
+$(VENV)/serve: $(PROJECTS) | $(BIN)/python
+	@echo "installing the service ($(RUNTIME)) into $(VENV), once"
+	@$(PIP) --editable './client[cli]' --editable '.[$(RUNTIME)]'
+	@touch $@
+
+# Everything: to train, to test, to change.
+$(VENV)/develop: $(PROJECTS) | $(BIN)/python
+	@echo "installing the service ($(RUNTIME)), training and the developers' tools into $(VENV), once"
+	@$(PIP) --editable './client[cli]' --editable '.[$(RUNTIME),training,dev]'
+	@touch $@ $(VENV)/serve
