@@ -1,0 +1,212 @@
+"""How good a trained network is, on the test rows, beside PCA of the same code size and beside the noisy input.
+
+`docs/training.md` defines every figure. Shape legend: B rows, D... the dimensions of a row, N their product,
+L... the dimensions of a latent, M its elements.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from training import recipes
+from training.corruption import corrupt
+from training.data import Dataset
+from training.networks import Autoencoder
+from training.procedures import EVALUATION_ROWS, classification_accuracy, encode_chunks, mean_activation
+
+PROBE_ROWS = 20_000
+PROBE_ITERATIONS = 100
+NEIGHBOURS = 5
+JACOBIAN_ROWS = 256
+QUANTILE_COUNT = 101
+DENOISING_SEED = 20_000
+THRESHOLD = 0.5
+
+_LEAST_ERROR = 1e-12  # a perfect copy has 120 dB, not infinity
+_DEAD_RANGE = 1e-3
+_SMALL_IMAGE = 16
+_JACOBIAN_CHUNK_ELEMENTS = 1 << 18  # of the Jacobians that are computed together
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """`metrics` by name, and the quantiles of the validation rows' reconstruction error (mean square a row)."""
+
+    metrics: dict[str, float]
+    quantiles: list[float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"metrics": self.metrics, "reconstruction_error_quantiles": self.quantiles}
+
+
+def evaluate(
+    recipe: recipes.Recipe, network: Autoencoder, dataset: Dataset, classifier: nn.Linear | None
+) -> Evaluation:
+    """All figures of a network in evaluation mode; `classifier` [M] -> [K] is the one it was fine-tuned with."""
+    network.eval()
+    rows = dataset.test_rows
+    reconstructions = reconstruct(network, rows)
+    metrics = picture_metrics(reconstructions, rows)
+    if network.output_activation == "sigmoid":
+        metrics["cross_entropy"] = cross_entropy(network, rows, rows)
+    metrics["cross_entropy_floor"] = float((torch.special.entr(rows) + torch.special.entr(1 - rows)).mean())
+    metrics["all_black_pixel_accuracy"] = float((rows <= THRESHOLD).float().mean())
+    train_rows = dataset.train_rows[:PROBE_ROWS]
+    train_labels = dataset.train_labels[:PROBE_ROWS]
+    latents = encode(network, rows)
+    metrics |= code_metrics(encode(network, train_rows), train_labels, latents, dataset.test_labels)
+    metrics["mean_activation"] = float(latents.mean())
+    if recipe.penalty.kind == "kl-sparsity":
+        metrics["train_mean_activation"] = mean_activation(network, dataset.train_rows)
+    metrics["dead_units"] = dead_units(latents)
+    metrics["jacobian_norm"] = jacobian_norm(network, rows[:JACOBIAN_ROWS])
+    metrics["latent_units"] = math.prod(network.latent_shape)
+    if classifier is not None:
+        metrics["classifier_accuracy"] = classification_accuracy(network, classifier, rows, dataset.test_labels)
+
+    pca = PeerPCA(dataset.train_rows, math.prod(network.latent_shape))
+    peer = picture_metrics(pca.reconstruct(rows), rows)
+    peer |= code_metrics(pca.encode(train_rows), train_labels, pca.encode(rows), dataset.test_labels)
+    metrics |= prefixed("pca", peer)
+    if recipe.corruption.kind != "none":
+        noisy = corrupt(recipe.corruption, rows, torch.Generator().manual_seed(DENOISING_SEED))
+        metrics |= prefixed("noisy", picture_metrics(noisy, rows))
+        metrics |= prefixed("denoised", picture_metrics(reconstruct(network, noisy), rows))
+        if network.output_activation == "sigmoid":
+            metrics["denoised_cross_entropy"] = cross_entropy(network, noisy, rows)
+        metrics |= prefixed("pca_denoised", picture_metrics(pca.reconstruct(noisy), rows))
+
+    validation = dataset.validation_rows
+    errors = (reconstruct(network, validation) - validation).square().flatten(1).mean(1)
+    quantiles = np.quantile(errors.numpy().astype(np.float64), np.linspace(0, 1, QUANTILE_COUNT))
+    return Evaluation(metrics={name: float(value) for name, value in metrics.items()}, quantiles=quantiles.tolist())
+
+
+def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}
+
+
+def encode(network: Autoencoder, rows: Tensor) -> Tensor:
+    """Rows [B, D...] to flat latents [B, M]."""
+    return torch.cat([chunk.flatten(1) for chunk in encode_chunks(network, rows)])
+
+
+def reconstruct(network: Autoencoder, rows: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([network.decode(chunk) for chunk in encode_chunks(network, rows)])
+
+
+def picture_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """How close pictures [B, H, W] are to what they should be."""
+    squares = (outputs - targets).square()
+    mean = float(squares.double().mean())
+    return {
+        "squared_error_sum": float(squares.double().sum() / len(targets)),
+        "mean_squared_error": mean,
+        "psnr_db": -10 * math.log10(max(mean, _LEAST_ERROR)),
+        "ssim": ssim(outputs, targets),
+        "pixel_accuracy": float(((outputs > THRESHOLD) == (targets > THRESHOLD)).float().mean()),
+    }
+
+
+def ssim(outputs: Tensor, targets: Tensor) -> float:
+    """Mean structural similarity of pictures [B, H, W] in 0..1, by a Gaussian window.
+
+    The window of the original paper, 11 pixels wide (sigma 1.5), does not fit a picture of 8 pixels, which gets 5.
+    """
+    sigma = 0.5 if min(targets.shape[1:]) < _SMALL_IMAGE else 1.5
+    total = 0.0
+    for output, target in zip(
+        torch.split(outputs.clamp(0, 1), EVALUATION_ROWS), torch.split(targets, EVALUATION_ROWS), strict=True
+    ):
+        similarity = structural_similarity_index_measure(
+            output.unsqueeze(1), target.unsqueeze(1), sigma=sigma, data_range=1.0, reduction="sum"
+        )
+        assert isinstance(similarity, Tensor)
+        total += float(similarity)
+    return total / len(targets)
+
+
+def cross_entropy(network: Autoencoder, inputs: Tensor, targets: Tensor) -> float:
+    """The mean over all elements, in nats, as Keras gives it."""
+    total = 0.0
+    with torch.no_grad():
+        for chunk, target in zip(
+            torch.split(inputs, EVALUATION_ROWS), torch.split(targets, EVALUATION_ROWS), strict=True
+        ):
+            logits = network.logits(network.encode(chunk))
+            total += float(functional.binary_cross_entropy_with_logits(logits, target, reduction="sum"))
+    return total / targets.numel()
+
+
+def code_metrics(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> dict[str, float]:
+    """How much of the class can be read off flat latents [B, M]: by a linear classifier, by the nearest neighbours."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=PROBE_ITERATIONS))
+    neighbours = KNeighborsClassifier(NEIGHBOURS)
+    with warnings.catch_warnings():
+        # Stopping early is part of the figure's definition.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(train.numpy(), train_labels.numpy())
+    neighbours.fit(train.numpy(), train_labels.numpy())
+    return {
+        "linear_probe_accuracy": float(probe.score(test.numpy(), test_labels.numpy())),
+        "knn_accuracy": float(neighbours.score(test.numpy(), test_labels.numpy())),
+    }
+
+
+def dead_units(latents: Tensor) -> float:
+    """How many elements of the flat latents [B, M] hardly change over the rows."""
+    return float(((latents.amax(0) - latents.amin(0)) < _DEAD_RANGE).sum())
+
+
+def jacobians(network: Autoencoder, rows: Tensor) -> Tensor:
+    """d latent / d row of each row [B, D...], as [B, M, N]."""
+
+    def encode_one(row: Tensor) -> Tensor:
+        return network.encode(row.unsqueeze(0)).flatten()
+
+    narrow = math.prod(network.latent_shape) <= math.prod(network.row_shape)
+    jacobian = torch.func.jacrev(encode_one) if narrow else torch.func.jacfwd(encode_one)
+    result: Tensor = torch.func.vmap(jacobian)(rows).detach().flatten(2)
+    return result
+
+
+def jacobian_norm(network: Autoencoder, rows: Tensor) -> float:
+    """The Frobenius norm of d latent / d row, averaged over the rows."""
+    size = math.prod(network.latent_shape) * math.prod(network.row_shape)
+    chunk_rows = max(1, _JACOBIAN_CHUNK_ELEMENTS // size)
+    norms = [jacobians(network, chunk).norm(dim=(1, 2)) for chunk in torch.split(rows, chunk_rows)]
+    return float(torch.cat(norms).mean())
+
+
+class PeerPCA:
+    """Principal components fitted to clean training rows, as many as the code has units or the rows allow."""
+
+    def __init__(self, rows: Tensor, units: int) -> None:
+        flat = rows.flatten(1).numpy()
+        self._pca = PCA(min(units, *flat.shape), svd_solver="covariance_eigh").fit(flat)
+
+    def encode(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(self._pca.transform(rows.flatten(1).numpy()).astype(np.float32))
+
+    def reconstruct(self, rows: Tensor) -> Tensor:
+        flat = self._pca.inverse_transform(self._pca.transform(rows.flatten(1).numpy()))
+        return torch.from_numpy(flat.astype(np.float32)).reshape(rows.shape)

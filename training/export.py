@@ -1,0 +1,260 @@
+"""From a run to a model package: two ONNX graphs, held to what PyTorch computes, golden outputs, manifest, card.
+
+Shape legend: B rows, D... the dimensions of a row, L... the dimensions of a latent.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import logging
+import subprocess
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from google.protobuf import json_format
+from torch import Tensor, nn
+
+from autoencoder.v1 import model_pb2
+from service import packages
+from training import card, data, recipes
+from training.data import Dataset
+from training.errors import ParityError, RunError
+from training.networks import Autoencoder
+from training.runs import Run
+from training.train import evaluate_run, restore
+
+OPSET = 20
+ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-5, 1e-4
+PARITY_BATCHES = (1, 2, 7, 64, 256)
+GOLDEN_ROWS = 8
+
+_LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "scikit-learn")
+_OPERATIONS = (
+    model_pb2.OPERATION_ENCODE,
+    model_pb2.OPERATION_DECODE,
+    model_pb2.OPERATION_RECONSTRUCT,
+    model_pb2.OPERATION_INTERPOLATE,
+)
+
+Array = npt.NDArray[np.float32]
+
+
+class Encoder(nn.Module):
+    def __init__(self, network: Autoencoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.network.encode(rows)
+
+
+class Decoder(nn.Module):
+    def __init__(self, network: Autoencoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.network.decode(latents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graphs:
+    encoder: bytes
+    decoder: bytes
+
+
+def export(run: Run, dataset: Dataset, models: Path, *, version: int | None = None) -> Path:
+    """Write the run's best network as a package under `models` and return its directory.
+
+    Version: the given one, which is replaced where it exists, or one more than the largest.
+    Raises ParityError, and writes nothing, where the graphs do not compute what PyTorch computes.
+    """
+    recipe = run.recipe()
+    if recipe.data.name != dataset.name:
+        raise RunError(f"{run.folder}: was trained on {recipe.data.name}, not on {dataset.name}")
+    network = restore(run, dataset.row_shape)
+    evaluation = run.evaluation() or evaluate_run(run, dataset).to_json()
+    graphs = to_onnx(network)
+    parity = check_parity(network, graphs, dataset.test_rows)
+    manifest = describe(recipe, network, dataset, evaluation)
+    manifest.version = version or packages.next_version(models, recipe.model_name)
+    manifest.parity.CopyFrom(parity)
+    files = {
+        packages.ENCODER: graphs.encoder,
+        packages.DECODER: graphs.decoder,
+        packages.GOLDEN: golden(network, dataset.test_rows[:GOLDEN_ROWS]),
+        "card.png": card.picture(recipe, network, dataset),
+        "README.md": card.text(manifest).encode(),
+    }
+    models.mkdir(parents=True, exist_ok=True)
+    return packages.write(models, manifest, files)
+
+
+def to_onnx(network: Autoencoder) -> Graphs:
+    """The two graphs; the same weights give the same bytes, and nothing of this machine is in them."""
+    network.eval()
+    return Graphs(
+        encoder=_graph(Encoder(network), network.row_shape, "rows", "latents"),
+        decoder=_graph(Decoder(network), network.latent_shape, "latents", "rows"),
+    )
+
+
+def check_parity(network: Autoencoder, graphs: Graphs, rows: Tensor) -> model_pb2.Parity:
+    """Compare the graphs in onnxruntime with PyTorch, on real rows [B, D...] in several batch sizes."""
+    parity = model_pb2.Parity(
+        absolute_tolerance=ABSOLUTE_TOLERANCE, relative_tolerance=RELATIVE_TOLERANCE, batch_rows=PARITY_BATCHES
+    )
+    encoder, decoder = _session(graphs.encoder), _session(graphs.decoder)
+    for count in PARITY_BATCHES:
+        batch = rows[:count]
+        with torch.no_grad():
+            latents = network.encode(batch)
+            outputs = network.decode(latents)
+        for name, session, given, expected in (
+            (packages.ENCODER, encoder, batch, latents),
+            (packages.DECODER, decoder, latents, outputs),
+        ):
+            got = session.run(None, {session.get_inputs()[0].name: given.numpy()})[0]
+            if got.shape != tuple(expected.shape):
+                raise ParityError(f"{name}: gives shape {list(got.shape)}, PyTorch gives {list(expected.shape)}")
+            difference = float(np.max(np.abs(got - expected.numpy())))
+            if not np.allclose(got, expected.numpy(), atol=ABSOLUTE_TOLERANCE, rtol=RELATIVE_TOLERANCE):
+                raise ParityError(
+                    f"{name}: differs from PyTorch by {difference:.3g} on {len(batch)} rows, more than "
+                    f"{ABSOLUTE_TOLERANCE:g} + {RELATIVE_TOLERANCE:g} x; nothing was exported"
+                )
+            parity.max_absolute_difference = max(parity.max_absolute_difference, difference)
+    return parity
+
+
+def golden(network: Autoencoder, rows: Tensor) -> bytes:
+    """`golden.npz`: rows [B, D...] with what PyTorch makes of them."""
+    with torch.no_grad():
+        latents = network.encode(rows)
+        outputs = network.decode(latents)
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        rows=rows.numpy(),
+        latents=latents.contiguous().numpy(),
+        reconstructions=outputs.contiguous().numpy(),
+    )
+    return content.getvalue()
+
+
+def describe(
+    recipe: recipes.Recipe, network: Autoencoder, dataset: Dataset, evaluation: dict[str, Any]
+) -> model_pb2.Model:
+    """The manifest without version, files and parity."""
+    model = model_pb2.Model(
+        name=recipe.model_name,
+        variant=recipe.name,
+        description=recipe.description,
+        operations=_OPERATIONS,
+        reconstruction_error_quantiles=evaluation["reconstruction_error_quantiles"],
+        library_versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
+        git_commit=_git_commit(),
+    )
+    json_format.ParseDict(recipe.model_dump(mode="json"), model.recipe)
+    for spec in (model.input, model.output):
+        spec.CopyFrom(_spec(dataset.row_shape, 0.0, 1.0, model_pb2.TENSOR_KIND_IMAGE))
+    least, most = _latent_range(recipe)
+    model.latent.CopyFrom(_spec(network.latent_shape, least, most, model_pb2.TENSOR_KIND_VECTOR))
+    if not isinstance(recipe.corruption, recipes.NoCorruption):
+        model.operations.append(model_pb2.OPERATION_DENOISE)
+        model.corruption.kind = recipe.corruption.kind
+        model.corruption.level = recipe.corruption.level
+    model.dataset.CopyFrom(
+        model_pb2.Dataset(
+            name=dataset.name,
+            fingerprint=dataset.fingerprint(),
+            train_rows=len(dataset.train_rows),
+            validation_rows=len(dataset.validation_rows),
+            test_rows=len(dataset.test_rows),
+        )
+    )
+    for name, value in sorted(evaluation["metrics"].items()):
+        model.metrics.add(name=name, value=value)
+    model.create_time.GetCurrentTime()
+    model.create_time.nanos = 0
+    return model
+
+
+def _graph(module: nn.Module, shape: tuple[int, ...], source: str, target: str) -> bytes:
+    # An example batch of two: the exporter takes a dimension of one for a constant.
+    example = torch.zeros(2, *shape)
+    # It would say for every graph that torchvision, of which nothing is used here, is not installed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # torch's exporter calls its own deprecated parts.
+        warnings.simplefilter("ignore", (DeprecationWarning, FutureWarning))
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            input_names=[source],
+            output_names=[target],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None, "the exporter gives a program where it is not given a file; this is a bug"
+    model = program.model_proto
+    _strip(model)
+    onnx.checker.check_model(model)
+    return model.SerializeToString(deterministic=True)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Take out metadata and doc strings: they hold paths and source lines of the machine that exported."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    graph: onnx.GraphProto = model.graph
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    items: list[Any] = [*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    for item in items:
+        item.doc_string = ""
+        del item.metadata_props[:]
+
+
+def _session(graph: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _spec(shape: tuple[int, ...], least: float, most: float, kind: model_pb2.TensorKind) -> model_pb2.TensorSpec:
+    return model_pb2.TensorSpec(
+        dtype=model_pb2.DATA_TYPE_FLOAT32, row_shape=shape, minimum=least, maximum=most, kind=kind
+    )
+
+
+def _latent_range(recipe: recipes.Recipe) -> tuple[float, float]:
+    """The range of the latent's activation; equal bounds where it has none."""
+    activation = getattr(recipe.network, "latent_activation", "linear")
+    return {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(activation, (0.0, 0.0))
+
+
+def _git_commit() -> str:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(data.__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()
