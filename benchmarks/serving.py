@@ -2,8 +2,8 @@
 
 Everything is measured in the same run, in rounds one after the other, and the medians are reported: the machine may be
 noisy, the ratios are not. The servers and onnxruntime have one core, the load another. The load comes from h2load,
-which is native, so that no Python client is the limit. Every answer is counted by its gRPC status, and values are compared
-with onnxruntime's before anything is timed. Needs h2load (Debian: nghttp2-client).
+which is native, so that no Python client is the limit. Every answer is counted by its gRPC status, and values are
+compared with onnxruntime's before anything is timed. Needs h2load (Debian: nghttp2-client).
 """
 
 from __future__ import annotations

@@ -94,9 +94,10 @@ class Server:
 
     def stop(self, *, wait: Callable[[float], object]) -> None:
         """Drain and close. `wait(seconds)` passes the lame-duck delay and may return early."""
+        served = self._ready.is_set()
         self._ready.clear()
         self._health.enter_graceful_shutdown()
-        if self._settings.lame_duck_s:
+        if served and self._settings.lame_duck_s:
             wait(self._settings.lame_duck_s)
         log.info("draining", extra={"drain_s": self._settings.drain_s})
         self._transport.stop(self._settings.drain_s)

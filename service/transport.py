@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -73,20 +74,26 @@ class ThreadedTransport:
         self.server.start()
 
     def stop(self, grace_s: float) -> None:
-        """Refuse new calls, wait up to `grace_s` for those that run, then cancel what is left."""
+        """Finish the calls that have come, refuse new ones, and after `grace_s` at most cancel what is left."""
+        until = time.monotonic() + grace_s
+        # Calls that came before this wait in the pool's queue before it, so that they run before it.
+        with suppress(TimeoutError):
+            self._pool.submit(lambda: None).result(grace_s)
         with self._changed:
             self._draining = True
-            self._changed.wait_for(lambda: self._running == 0, grace_s)
+            self._changed.wait_for(lambda: self._running == 0, until - time.monotonic())
             # The library cancels calls that have reached it and no handler yet, and their callers cannot tell that they
             # were not run. So refuse them by name for as long as they keep coming, within reason.
             until = time.monotonic() + _LINGER_S
-            while time.monotonic() < until:
-                refused = self._refused
-                if not self._changed.wait_for(lambda seen=refused: self._refused != seen, _QUIET_S):  # type: ignore[misc]
-                    break
+            seen = self._refused
+            while self._changed.wait_for(partial(self._has_refused_more, seen), _QUIET_S) and time.monotonic() < until:
+                seen = self._refused
         # Answers that are on their way out, and streams such as health's Watch, which never end by themselves.
         self.server.stop(_FAREWELL_S).wait()
         self._pool.shutdown()
+
+    def _has_refused_more(self, than: int) -> bool:
+        return self._refused > than
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

@@ -30,9 +30,9 @@ def cuda() -> Device:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=sorted(path.name for path in MODELS.glob("mnist-*")))
+@pytest.fixture(params=packages.find(MODELS), ids=lambda path: path.parent.name)
 def package(request: pytest.FixtureRequest) -> packages.Package:
-    return packages.read(packages.find(MODELS)[[p.parent.name for p in packages.find(MODELS)].index(request.param)])
+    return packages.read(request.param)
 
 
 @pytest.fixture

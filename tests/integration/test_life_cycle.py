@@ -87,7 +87,7 @@ def test_a_stop_drains_in_order(tiny_models: Path) -> None:
 def test_no_request_in_flight_is_lost_when_the_service_is_stopped_under_load(tiny_models: Path) -> None:
     """Callers go on until the service refuses them. Every call that it took has its right answer; the one that it did
     not take is UNAVAILABLE, which a client may send elsewhere."""
-    callers = 12
+    callers = 40  # more than the service has threads
     busy = threading.Barrier(callers + 1)
 
     def call(seed: int) -> Counter[str]:
