@@ -1,0 +1,307 @@
+"""A call without its I/O: which messages to send, and how the answers become one result.
+
+A `Job` is used once, by one call: `parts()` makes the messages, lazily, so that rows are read when they are sent;
+`accept` takes the answers in any order; `finish` gives the result.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from autoencoder.v1 import autoencoder_pb2, model_pb2
+from hourglass import tensors
+from hourglass.errors import DeadlineExceeded, Internal, InvalidArgument
+from hourglass.results import Denoised, Execution, Interpolation, Reconstruction
+from hourglass.tensors import Array
+
+Result = TypeVar("Result")
+OnExecution = Callable[[Execution], None]
+Progress = Callable[[int, int], None]
+
+_METHODS = {
+    "linear": autoencoder_pb2.INTERPOLATION_METHOD_LINEAR,
+    "spherical": autoencoder_pb2.INTERPOLATION_METHOD_SPHERICAL,
+}
+
+
+class Deadline:
+    """One deadline for all messages of a call, on the monotonic clock."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        if timeout_s is not None and not (timeout_s > 0 and math.isfinite(timeout_s)):
+            raise InvalidArgument(f"timeout_s: must be a positive number of seconds, or None; got {timeout_s}")
+        self._timeout_s = timeout_s
+        self._end = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def remaining_s(self) -> float | None:
+        if self._end is None:
+            return None
+        remaining = self._end - time.monotonic()
+        if remaining <= 0:
+            raise DeadlineExceeded(f"timeout_s={self._timeout_s} passed before all rows were sent")
+        return remaining
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How a call is split. A message holds at least one row, however large."""
+
+    max_message_rows: int = 256
+    max_message_bytes: int = 1 << 20
+    max_in_flight: int = 4
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name}: must be at least 1; got {value}")
+
+    def rows_per_message(self, row_bytes: int, points_per_row: int = 1) -> int:
+        return max(1, min(self.max_message_rows // points_per_row, self.max_message_bytes // max(1, row_bytes)))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One message, of the rows from `start` up to `stop`."""
+
+    start: int
+    stop: int
+    request: Any
+
+
+class Join:
+    """The answers of the messages, each put where its rows belong in one array."""
+
+    def __init__(self, total: int, out: Array | None = None) -> None:
+        self._total = total
+        self._array = out
+        self._is_given = out is not None
+
+    def put(self, start: int, stop: int, answer: Array) -> None:
+        if self._array is None:
+            self._array = np.empty((self._total, *answer.shape[1:]), answer.dtype.newbyteorder("="))
+        if len(answer) != stop - start or (answer.shape[1:] != self._array.shape[1:] and not self._is_given):
+            raise Internal(
+                f"the answer to {stop - start} rows has the shape {list(answer.shape)}, where "
+                f"{[stop - start, *self._array.shape[1:]]} was expected",
+                reason="BAD_ANSWER",
+            )
+        if answer.shape[1:] != self._array.shape[1:]:
+            raise InvalidArgument(f"out: must have rows of the shape {answer.shape[1:]}; got {self._array.shape[1:]}")
+        self._array[start:stop] = answer
+
+    @property
+    def array(self) -> Array:
+        assert self._array is not None, "no answer was accepted; this is a bug"
+        return self._array
+
+
+class Job(Generic[Result]):
+    def __init__(
+        self,
+        method: str,
+        *,
+        total: int,
+        message_rows: int,
+        build: Callable[[int, int], Any],
+        joins: Mapping[str, Join],
+        finish: Callable[[Execution], Result],
+        on_execution: OnExecution | None,
+    ) -> None:
+        self.method = method
+        self.total = total
+        self.done = 0
+        self.is_single = total <= message_rows
+        self._message_rows = message_rows
+        self._build = build
+        self._joins = joins
+        self._finish = finish
+        self._on_execution = on_execution
+        self._execution: Execution | None = None
+
+    def parts(self) -> Iterator[Part]:
+        for start in range(0, self.total, self._message_rows):
+            stop = min(start + self._message_rows, self.total)
+            yield Part(start, stop, self._build(start, stop))
+
+    def where(self, part: Part) -> str:
+        """What to add to the text of an error, which counts rows within its message."""
+        return "" if self.is_single else f" (in the message of the rows {part.start} to {part.stop - 1})"
+
+    def accept(self, part: Part, response: Any) -> None:
+        execution = Execution.of(response.execution)
+        self._execution = execution if self._execution is None else self._execution.plus(execution)
+        for field, join in self._joins.items():
+            value = getattr(response, field)
+            tensor = isinstance(value, autoencoder_pb2.Tensor)
+            join.put(part.start, part.stop, tensors.unpack(value) if tensor else np.asarray(value, np.float32))
+        self.done += part.stop - part.start
+
+    def finish(self) -> Result:
+        assert self._execution is not None, "no answer was accepted; this is a bug"
+        if self._on_execution is not None:
+            self._on_execution(self._execution)
+        return self._finish(self._execution)
+
+
+def _selector(model: str, version: int | str | None) -> autoencoder_pb2.ModelSelector:
+    return autoencoder_pb2.ModelSelector(name=model, version="" if version is None else str(version))
+
+
+def get_model(model: str, version: int | str | None) -> autoencoder_pb2.GetModelRequest:
+    return autoencoder_pb2.GetModelRequest(model=_selector(model, version))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The arguments that all calls share."""
+
+    limits: Limits
+    model: str
+    version: int | str | None
+    dtype: npt.DTypeLike | None
+    out: Array | None = None
+    on_execution: OnExecution | None
+
+
+def _map_job(
+    call: Call,
+    method: str,
+    rows: npt.ArrayLike,
+    *,
+    sends: str,
+    gives: str,
+    scores: Sequence[str],
+    finish: Callable[[Execution, list[Array]], Result],
+) -> Job[Result]:
+    """A job of one answer a row: `sends` and `gives` name the tensors, `scores` the numbers beside them."""
+    array = tensors.check_rows(sends, rows)
+    wire = tensors.wire_dtype(array, uint8=sends == "rows")
+    selector, wanted = _selector(call.model, call.version), tensors.answer_dtype(call.dtype)
+    if call.out is not None:
+        _check_out(call.out, len(array), wanted)
+    joins = {gives: Join(len(array), call.out)} | {name: Join(len(array)) for name in scores}
+    request = getattr(autoencoder_pb2, f"{method}Request")
+
+    def build(start: int, stop: int) -> Any:
+        return request(model=selector, output_dtype=wanted, **{sends: tensors.pack(array[start:stop], wire)})
+
+    return Job(
+        method,
+        total=len(array),
+        message_rows=call.limits.rows_per_message(math.prod(array.shape[1:]) * wire.itemsize),
+        build=build,
+        joins=joins,
+        finish=lambda execution: finish(execution, [join.array for join in joins.values()]),
+        on_execution=call.on_execution,
+    )
+
+
+def _check_out(out: Array, total: int, wanted: model_pb2.DataType) -> None:
+    dtype = np.dtype(np.float16 if wanted == model_pb2.DATA_TYPE_FLOAT16 else np.float32)
+    if out.ndim < 1 or len(out) != total or out.dtype != dtype or not out.flags.writeable:
+        raise InvalidArgument(
+            f"out: must be a writeable array of {total} rows of {dtype}; got the shape {out.shape} of {out.dtype}"
+        )
+
+
+def encode(call: Call, rows: npt.ArrayLike) -> Job[Array]:
+    return _map_job(call, "Encode", rows, sends="rows", gives="latents", scores=(), finish=lambda _, joined: joined[0])
+
+
+def decode(call: Call, latents: npt.ArrayLike) -> Job[Array]:
+    return _map_job(
+        call, "Decode", latents, sends="latents", gives="rows", scores=(), finish=lambda _, joined: joined[0]
+    )
+
+
+def reconstruct(call: Call, rows: npt.ArrayLike) -> Job[Reconstruction]:
+    return _map_job(
+        call,
+        "Reconstruct",
+        rows,
+        sends="rows",
+        gives="rows",
+        scores=("reconstruction_errors", "novelties"),
+        finish=lambda execution, joined: Reconstruction(
+            rows=joined[0], errors=joined[1], novelties=joined[2], execution=execution
+        ),
+    )
+
+
+def denoise(call: Call, rows: npt.ArrayLike) -> Job[Denoised]:
+    return _map_job(
+        call,
+        "Denoise",
+        rows,
+        sends="rows",
+        gives="rows",
+        scores=("distances",),
+        finish=lambda execution, joined: Denoised(rows=joined[0], distances=joined[1], execution=execution),
+    )
+
+
+def interpolate(
+    call: Call,
+    start: npt.ArrayLike,
+    end: npt.ArrayLike,
+    *,
+    steps: int | None,
+    weights: Sequence[float] | None,
+    method: str,
+    latents: bool,
+    return_latents: bool,
+) -> Job[Interpolation]:
+    a, b = tensors.check_rows("start", start), tensors.check_rows("end", end)
+    if a.shape != b.shape:
+        raise InvalidArgument(f"start, end: must have the same shape; got {a.shape} and {b.shape}")
+    if (steps is None) == (weights is None):
+        raise InvalidArgument("steps, weights: give one of the two")
+    if method not in _METHODS:
+        raise InvalidArgument(f"method: must be linear or spherical; got {method!r}")
+    a_wire, b_wire = tensors.wire_dtype(a, uint8=not latents), tensors.wire_dtype(b, uint8=not latents)
+    common: dict[str, Any] = {
+        "model": _selector(call.model, call.version),
+        "method": _METHODS[method],
+        "return_latents": return_latents,
+        "output_dtype": tensors.answer_dtype(call.dtype),
+    }
+    try:
+        if weights is not None:
+            common["weights"] = autoencoder_pb2.Weights(values=weights)
+            points = len(weights)
+        else:
+            common["steps"] = points = operator.index(steps)  # type: ignore[arg-type]
+            autoencoder_pb2.InterpolateRequest(steps=points)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"steps, weights: a whole number of at least 2, or a list of numbers; {error}") from error
+    joins = {"rows": Join(len(a))} | ({"latents": Join(len(a))} if return_latents else {})
+
+    def build(first: int, stop: int) -> Any:
+        pair = autoencoder_pb2.TensorPair(
+            start=tensors.pack(a[first:stop], a_wire), end=tensors.pack(b[first:stop], b_wire)
+        )
+        return autoencoder_pb2.InterpolateRequest(**common | {"latents" if latents else "rows": pair})
+
+    return Job(
+        "Interpolate",
+        total=len(a),
+        message_rows=call.limits.rows_per_message(
+            math.prod(a.shape[1:]) * (a_wire.itemsize + b_wire.itemsize), max(1, points)
+        ),
+        build=build,
+        joins=joins,
+        finish=lambda execution: Interpolation(
+            rows=joins["rows"].array,
+            latents=joins["latents"].array if return_latents else None,
+            execution=execution,
+        ),
+        on_execution=call.on_execution,
+    )
