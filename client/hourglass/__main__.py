@@ -1,0 +1,150 @@
+"""The command line `hourglass`: arguments in, one line on stderr and an exit code where something is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from hourglass import commands
+from hourglass.channel import TLS
+from hourglass.client import Client
+from hourglass.errors import HourglassError
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+_EPILOG = """\
+examples:
+  hourglass models
+  hourglass encode digits.npy latents.npy --model mnist-conv
+  hourglass decode latents.npy digits.npy --model mnist-conv
+  hourglass reconstruct digits.npy again.npy --scores scores.csv
+  hourglass denoise noisy.png clean.png --model mnist-denoising
+  hourglass interpolate three.png eight.png strip.png --steps 9 --method spherical
+
+A .npy file holds rows: its first dimension counts them, the others are the shape of the model's input (or latent).
+uint8 means 0 to 255 for 0 to 1. Files are read and written piece by piece, so they may be larger than the memory.
+Where --model is left out and one model fits, that one is used.
+
+environment:
+  HOURGLASS_ADDRESS  as --address
+  HOURGLASS_TOKEN    the token itself; a token on the command line would be seen by every user of the machine
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    connection = argparse.ArgumentParser(add_help=False)
+    group = connection.add_argument_group("connection")
+    group.add_argument(
+        "--address",
+        default=os.environ.get("HOURGLASS_ADDRESS") or DEFAULT_ADDRESS,
+        help=f"host:port or any gRPC name (default: HOURGLASS_ADDRESS, else {DEFAULT_ADDRESS})",
+    )
+    group.add_argument("--tls", action="store_true", help="use TLS and trust the roots that gRPC ships")
+    group.add_argument("--tls-ca", metavar="FILE", type=Path, help="use TLS and trust these roots (PEM)")
+    group.add_argument("--tls-cert", metavar="FILE", type=Path, help="our certificate, for mutual TLS (PEM)")
+    group.add_argument("--tls-key", metavar="FILE", type=Path, help="the key of our certificate (PEM)")
+    group.add_argument("--token-file", metavar="FILE", type=Path, help="send the token in this file as a bearer token")
+    group.add_argument("--timeout", metavar="S", type=_seconds, help="give up after so many seconds (default: never)")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
+        "--model", metavar="NAME[/VERSION]", help="the model; may be left out where one fits (see hourglass models)"
+    )
+    arrays = argparse.ArgumentParser(add_help=False)
+    arrays.add_argument("--float16", action="store_true", help="write float16 instead of float32")
+    resize = argparse.ArgumentParser(add_help=False)
+    resize.add_argument("--resize", action="store_true", help="scale pictures to the size that the model takes")
+
+    main = argparse.ArgumentParser(
+        prog="hourglass",
+        description="Ask an Hourglass autoencoder service: numpy files and pictures in, numpy files and pictures out.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # No abbreviations: `--token x` must not be taken for `--token-file x`.
+    add = partial(main.add_subparsers(dest="command", metavar="COMMAND", required=True).add_parser, allow_abbrev=False)
+
+    listing = add("models", parents=[connection], help="list the models that are ready")
+    listing.add_argument("--json", action="store_true", help="print the whole model cards as JSON")
+    listing.set_defaults(run=commands.models)
+
+    for name, run, text, source, target in (
+        ("encode", commands.encode, "rows to latents", "rows", "latents"),
+        ("decode", commands.decode, "latents to rows", "latents", "rows"),
+        ("reconstruct", commands.reconstruct, "rows to latents and back", "rows", "reconstructions"),
+    ):
+        command = add(name, parents=[connection, model, arrays], help=f"{text} (.npy)")
+        command.add_argument("source", metavar="IN.npy", type=Path, help=f"the {source}")
+        command.add_argument("target", metavar="OUT.npy", type=Path, help=f"where the {target} go")
+        command.set_defaults(run=run)
+        if name == "reconstruct":
+            command.add_argument(
+                "--scores", metavar="FILE.csv", type=Path, help="write the error and the novelty of each row"
+            )
+
+    denoise = add("denoise", parents=[connection, model, arrays, resize], help="corrupted to clean (.png or .npy)")
+    denoise.add_argument("source", metavar="IN.png", type=Path, help="a picture, or a .npy file of rows")
+    denoise.add_argument("target", metavar="OUT.png", type=Path, help="where it goes; .npy where IN is")
+    denoise.set_defaults(run=commands.denoise)
+
+    strip = add("interpolate", parents=[connection, model, resize], help="the path between two pictures, as a strip")
+    strip.add_argument("start", metavar="A.png", type=Path, help="where the path begins")
+    strip.add_argument("end", metavar="B.png", type=Path, help="where it ends")
+    strip.add_argument("target", metavar="STRIP.png", type=Path, help="where the pictures go, side by side")
+    strip.add_argument("--steps", type=int, default=9, help="how many pictures, both ends included (default: 9)")
+    strip.add_argument(
+        "--method", choices=("linear", "spherical"), default="linear", help="how to walk between the latents"
+    )
+    strip.set_defaults(run=commands.interpolate)
+    return main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    # gRPC's own log would come between the lines that are meant for people.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    arguments = parser().parse_args(argv)
+    try:
+        with _connect(arguments) as client:
+            arguments.run(client, arguments)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads stdout has seen enough; leave nothing that the exit of Python would try to write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("hourglass: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"hourglass: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except (HourglassError, commands.CommandError, ValueError) as error:
+        print("hourglass:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _connect(arguments: argparse.Namespace) -> Client:
+    files = {name: getattr(arguments, f"tls_{name}") for name in ("ca", "cert", "key")}
+    token = os.environ.get("HOURGLASS_TOKEN") or None
+    if arguments.token_file is not None:
+        token = arguments.token_file.read_text().strip()
+    tls: bool | TLS = TLS(**files) if any(files.values()) else arguments.tls
+    return Client(arguments.address, tls=tls, token=token)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds; got {text}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

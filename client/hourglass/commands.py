@@ -1,0 +1,169 @@
+"""What each command of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from google.protobuf import json_format
+
+from hourglass import files, pictures
+from hourglass.client import Client
+from hourglass.files import CommandError
+from hourglass.jobs import Progress
+from hourglass.results import ModelCard, Spec
+
+__all__ = ["CommandError", "decode", "denoise", "encode", "interpolate", "models", "reconstruct"]
+
+_SHOWN_METRICS = 3
+
+
+def models(client: Client, arguments: argparse.Namespace) -> None:
+    cards = client.models(timeout_s=arguments.timeout)
+    if arguments.json:
+        print(json.dumps([json_format.MessageToDict(card.message) for card in cards], indent=2))
+        return
+    head = ("name", "version", "variant", "input", "latent", "operations", "metrics", "provider")
+    lines = [head, *(_line(card) for card in cards)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _line(card: ModelCard) -> tuple[str, ...]:
+    metrics = list(card.metrics.items())[:_SHOWN_METRICS]
+    return (
+        card.name,
+        str(card.version),
+        card.variant,
+        _shape(card.input),
+        _shape(card.latent),
+        ",".join(card.operations),
+        " ".join(f"{name}={value:.4g}" for name, value in metrics),
+        card.provider.removesuffix("ExecutionProvider"),
+    )
+
+
+def _shape(spec: Spec) -> str:
+    return "x".join(map(str, spec.shape))
+
+
+def encode(client: Client, arguments: argparse.Namespace) -> None:
+    _convert(client, arguments, "encode", "latent")
+
+
+def decode(client: Client, arguments: argparse.Namespace) -> None:
+    _convert(client, arguments, "decode", "output")
+
+
+def reconstruct(client: Client, arguments: argparse.Namespace) -> None:
+    answer = _convert(client, arguments, "reconstruct", "output")
+    if arguments.scores is not None:
+        with files.replacing(arguments.scores) as temporary, temporary.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(("row", "reconstruction_error", "novelty"))
+            table.writerows(zip(range(len(answer.errors)), answer.errors, answer.novelties, strict=True))
+
+
+def _convert(client: Client, arguments: argparse.Namespace, operation: str, gives: str) -> Any:
+    """Rows of one .npy file to rows of another, neither of them whole in memory."""
+    source = files.read_rows(arguments.source)
+    card = choose(client, arguments, operation)
+    dtype = np.dtype(np.float16 if arguments.float16 else np.float32)
+    shape = (len(source), *getattr(card, gives).shape)
+    begin = time.monotonic()
+    with files.writing_rows(arguments.target, shape, dtype) as out, progress_bar(len(source)) as progress:
+        answer = getattr(client, operation)(
+            card.name,
+            source,
+            version=card.version,
+            dtype=dtype,
+            out=out,
+            timeout_s=arguments.timeout,
+            progress=progress,
+        )
+    seconds = time.monotonic() - begin
+    print(f"{arguments.target}: {'x'.join(map(str, shape))} {dtype} by {card.name}/{card.version} in {seconds:.2f} s")
+    return answer
+
+
+def denoise(client: Client, arguments: argparse.Namespace) -> None:
+    if arguments.source.suffix == ".npy":
+        _convert(client, arguments, "denoise", "output")
+        return
+    pictures.require()
+    card = choose(client, arguments, "denoise", image=True)
+    picture = pictures.read(arguments.source, card.input.shape, resize=arguments.resize)
+    answer = client.denoise(card.name, picture[None], version=card.version, timeout_s=arguments.timeout)
+    pictures.write(arguments.target, answer.rows[0])
+    print(f"{arguments.target}: by {card.name}/{card.version}, moved by {answer.distances[0]:.3f}")
+
+
+def interpolate(client: Client, arguments: argparse.Namespace) -> None:
+    pictures.require()
+    card = choose(client, arguments, "interpolate", image=True)
+    start, end = (
+        pictures.read(path, card.input.shape, resize=arguments.resize) for path in (arguments.start, arguments.end)
+    )
+    answer = client.interpolate(
+        card.name,
+        start[None],
+        end[None],
+        steps=arguments.steps,
+        method=arguments.method,
+        version=card.version,
+        timeout_s=arguments.timeout,
+    )
+    pictures.write(arguments.target, np.concatenate(list(answer.rows[0]), axis=1))
+    print(f"{arguments.target}: {arguments.steps} steps, {arguments.method}, by {card.name}/{card.version}")
+
+
+def choose(client: Client, arguments: argparse.Namespace, operation: str, *, image: bool = False) -> ModelCard:
+    """The model that was named, or the only one that can do this."""
+
+    def fits(card: ModelCard) -> bool:
+        return operation in card.operations and (not image or pictures.is_picture(card.input))
+
+    what = f"{operation} pictures" if image else operation
+    if arguments.model is not None:
+        name, _, version = arguments.model.partition("/")
+        card = client.model(name, version or None, timeout_s=arguments.timeout)
+        if not fits(card):
+            raise CommandError(f"{name}: this model cannot {what}")
+        return card
+    # The latest of a name comes first.
+    latest: dict[str, ModelCard] = {}
+    for card in client.models(timeout_s=arguments.timeout):
+        latest.setdefault(card.name, card)
+    fitting = [card for card in latest.values() if fits(card)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise CommandError(f"--model: the service has no model that can {what}")
+    names = ", ".join(card.name for card in fitting)
+    raise CommandError(f"--model: must be given, as several models can {what}: {names}")
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Progress | None]:
+    """A bar with the rate on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        import tqdm
+    except ImportError as error:
+        raise CommandError(files.needs_extra("tqdm")) from error
+    with tqdm.tqdm(total=total, unit=" rows", unit_scale=True) as bar:
+
+        def show(done: int, _total: int) -> None:
+            bar.update(done - bar.n)
+
+        yield show

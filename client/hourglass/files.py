@@ -1,0 +1,59 @@
+"""The .npy files of the command line: mapped, not loaded, and never left half written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hourglass.tensors import Array
+
+
+class CommandError(Exception):
+    """What the user of a command has to change."""
+
+
+def needs_extra(name: str) -> str:
+    return f"{name} is not installed; the command line needs: pip install 'hourglass-client[cli]'"
+
+
+def read_rows(path: Path) -> Array:
+    """The rows of a .npy file, which are read as they are used."""
+    with path.open("rb"):
+        pass  # An OSError that names the file, before numpy's own.
+    try:
+        rows: Array = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise CommandError(f"{path}: must be a .npy file of numbers with at least one row; {error}") from error
+    if rows.size == 0 or rows.ndim < 2:
+        raise CommandError(f"{path}: the first dimension counts rows, the others are the row; got {rows.shape}")
+    return rows
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place at the end, and goes away where there is an error."""
+    if not path.parent.is_dir():
+        raise CommandError(f"{path}: there is no such directory")
+    if path.is_dir():
+        raise CommandError(f"{path}: is a directory")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+@contextmanager
+def writing_rows(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:
+    """An array that is the content of a new .npy file."""
+    with replacing(path) as temporary:
+        out: Any = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        yield out
+        out.flush()
