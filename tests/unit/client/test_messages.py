@@ -111,6 +111,14 @@ def test_default_messages_stay_under_the_limit_of_other_grpc_servers(connect: Co
     assert max(request.ByteSize() for request in service.requests) < 1.1 * 2**20
 
 
+def test_an_answer_may_be_larger_than_the_default_limit_of_grpc(connect: Connect) -> None:
+    with serving(FakeService(card(row_shape=(50, 50)))) as address:
+        ends = np.zeros((1, 50, 50), np.float32), np.ones((1, 50, 50), np.float32)
+        rows = connect(address).interpolate("tiny", *ends, steps=500).rows
+    assert rows.nbytes > 4 * 2**20
+    np.testing.assert_array_equal(rows[0, -1], ends[1][0])
+
+
 @pytest.mark.parametrize("limit", ["max_message_rows", "max_message_bytes", "max_in_flight"])
 def test_limits_are_at_least_one(connect: Connect, limit: str) -> None:
     with pytest.raises(ValueError, match=f"{limit}: must be at least 1; got 0"):
@@ -292,6 +300,26 @@ def test_closing_ends_what_is_under_way_in_asyncio(message_rows: int) -> None:
         with pytest.raises(hourglass.Closed, match="the client is closed"):
             await client.encode("tiny", unique_rows(10))
         await client.close()
+
+    with serving(FakeService(hook=hook)) as address:
+        asyncio.run(run(address))
+
+
+def test_a_task_that_is_cancelled_stays_cancelled_when_the_client_is_closed_too() -> None:
+    came = threading.Event()
+
+    def hook(method: str, request: Any, context: Any) -> None:
+        came.set()
+        wait_until_gone(context)
+
+    async def run(address: str) -> None:
+        client = hourglass.AsyncClient(address)
+        task = asyncio.create_task(client.encode("tiny", unique_rows(10)))
+        assert await asyncio.to_thread(came.wait, WAIT_S)
+        task.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     with serving(FakeService(hook=hook)) as address:
         asyncio.run(run(address))
