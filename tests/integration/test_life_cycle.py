@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import socket
 import threading
 from collections import Counter
@@ -10,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
+import onnx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
+from service import packages
 from tests import tiny
 from tests.integration.serving import ServerProcess
 from tests.integration.test_service import TINY, array, assert_close, tensor
@@ -28,22 +33,45 @@ def test_bad_packages_are_refused_with_the_reason_while_the_others_serve(tmp_pat
     wrong_hash = tiny.write(tmp_path, "wrong-hash") / "decoder.onnx"
     wrong_hash.write_bytes(bytes(len(wrong_hash.read_bytes())))
     tiny.write(tmp_path, "unlisted").joinpath("model.json").unlink()
+    rows = tiny.rows(2)
+    wrong = tiny.npz(rows=rows, latents=tiny.encode(rows) + np.float32(1), reconstructions=rows)
+    packages.write(tmp_path, tiny.manifest("wrong-golden"), tiny.files() | {packages.GOLDEN: wrong})
+    outside = tiny.encoder()
+    outside.graph.initializer[1].data_location = onnx.TensorProto.EXTERNAL
+    outside.graph.initializer[1].external_data.add(key="location", value="/etc/passwd")
+    write_unchecked(tmp_path, "outside", packages.ENCODER, outside.SerializeToString())
     with ServerProcess(tmp_path) as server, server.channel() as channel:
         refused = {
             event["model"]: (event["file"], event["rule"])
             for event in server.events
             if event["event"] == "model refused"
         }
-        assert set(refused) == {"truncated", "wrong-hash", "unlisted"}
+        assert set(refused) == {"truncated", "wrong-hash", "unlisted", "wrong-golden", "outside"}
         assert refused["truncated"] == ("encoder.onnx", refused["truncated"][1])
         assert refused["truncated"][1].startswith("has 2 bytes, the manifest says")
         assert refused["wrong-hash"][0] == "decoder.onnx"
         assert "sha256" in refused["wrong-hash"][1]
         assert refused["unlisted"][0] == "model.json"
+        assert refused["wrong-golden"][0] == "encoder.onnx"
+        assert "golden rows differ from golden.npz by 1" in refused["wrong-golden"][1]
+        assert refused["outside"] == (
+            "encoder.onnx", "keeps the weights 'weights' in another file; they must be inside",
+        )  # fmt: skip
         stub = AutoencoderServiceStub(channel)
         assert [model.name for model in stub.ListModels(pb.ListModelsRequest(), timeout=TIMEOUT_S).models] == ["tiny"]
         assert server.metric('autoencoder_model_ready{model="truncated",version="1"}') == 0
         assert 'model_ready{model="truncated"' in server.get("/metrics")[1]
+
+
+def write_unchecked(models: Path, name: str, file: str, content: bytes) -> None:
+    """A package with other content in one of its files, and a manifest that agrees with it."""
+    package = tiny.write(models, name)
+    manifest = json.loads((package / packages.MANIFEST).read_text())
+    for entry in manifest["files"]:
+        if entry["name"] == file:
+            entry.update(sha256=hashlib.sha256(content).hexdigest(), sizeBytes=str(len(content)))
+    (package / packages.MANIFEST).write_text(json.dumps(manifest))
+    (package / file).write_bytes(content)
 
 
 @pytest.mark.parametrize("case", ["none", "nowhere", "port", "http"])

@@ -164,6 +164,36 @@ def test_a_request_cancelled_in_mid_run_is_answered_once(harness: Harness) -> No
     assert harness.submit(2.0)[1].result(WAIT_S).outputs[0][0, 0] == 4
 
 
+def prepare(harness: Harness, value: float) -> tuple[Job, Future[Result]]:
+    """Submit a full batch while another runs, and wait until it has left the queue."""
+    prepared = harness.submit(*[value] * 8)
+    for _ in range(1000):
+        if harness.dispatcher.queued_rows == 0:
+            return prepared
+        threading.Event().wait(0.005)
+    raise AssertionError("a full batch must be prepared while another runs")
+
+
+def test_a_prepared_batch_waits_for_its_turn(harness: Harness) -> None:
+    harness.submit(1.0)
+    assert harness.program.entered.acquire(timeout=WAIT_S)
+    _, prepared = prepare(harness, 5.0)
+    assert not harness.program.entered.acquire(timeout=0.2), "one run at a time"
+    harness.program.may_go.set()
+    assert prepared.result(WAIT_S).batch_rows == 8
+
+
+def test_a_prepared_batch_that_nobody_waits_for_is_not_run(harness: Harness) -> None:
+    _, running = harness.submit(1.0)
+    assert harness.program.entered.acquire(timeout=WAIT_S)
+    gone, _ = prepare(harness, 666.0)
+    harness.dispatcher.cancel(gone)
+    harness.program.may_go.set()
+    assert running.result(WAIT_S)
+    assert harness.submit(2.0)[1].result(WAIT_S)
+    assert not any((batch == 666.0).any() for batch in harness.program.batches)
+
+
 def test_expired_rows_never_reach_the_session(harness: Harness) -> None:
     harness.submit(1.0)
     assert harness.program.entered.acquire(timeout=WAIT_S)

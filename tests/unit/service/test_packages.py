@@ -188,6 +188,13 @@ def test_weights_in_another_file_are_refused(package: Path, tmp_path: Path) -> N
     assert "keeps the weights 'weights' in another file" in str(refused(package))
 
 
+def test_a_mention_of_another_file_is_refused_even_where_the_weights_are_inside(package: Path) -> None:
+    model = tiny.encoder()
+    model.graph.initializer[0].external_data.add(key="location", value="weights.bin")
+    replace(package, "encoder.onnx", model.SerializeToString())
+    assert "in another file" in str(refused(package))
+
+
 def test_weights_in_another_file_inside_a_subgraph_are_refused(package: Path) -> None:
     outside = numpy_helper.from_array(np.ones(1, np.float32), "hidden")
     outside.data_location = TensorProto.EXTERNAL
@@ -235,14 +242,10 @@ def test_golden_files_that_are_none_are_refused(package: Path, tmp_path: Path) -
     latents = tiny.encode(rows)
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, rows=rows, latents=latents, reconstructions=np.array([object()] * 2))
-    bomb = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("rows.npy", bytes(packages.MAX_GOLDEN_BYTES + 1))
     for content in (
         b"",
         b"PK\x03\x04",
         pickled.read_bytes(),
-        bomb.read_bytes(),
         tiny.npz(rows=rows, latents=latents),
         tiny.npz(rows=rows[:1], latents=latents, reconstructions=rows),
         tiny.npz(rows=rows[:0], latents=latents[:0], reconstructions=rows[:0]),
@@ -251,6 +254,14 @@ def test_golden_files_that_are_none_are_refused(package: Path, tmp_path: Path) -
     ):
         replace(package, "golden.npz", content)
         assert refused(package).file == "golden.npz"
+
+
+def test_a_golden_file_that_unpacks_to_too_much_is_refused_unread(package: Path, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rows.npy", bytes(packages.MAX_GOLDEN_BYTES + 1))
+    replace(package, "golden.npz", bomb.read_bytes())
+    assert f"unpacks to {packages.MAX_GOLDEN_BYTES + 1} bytes" in str(refused(package))
 
 
 def test_outputs_that_are_not_golden_are_refused(package: Path) -> None:

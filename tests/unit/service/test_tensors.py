@@ -77,6 +77,7 @@ GOOD = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
         (tensor(GOOD, shape=[-1, 2, 3]), IMAGE, "must have at least one row; got -1"),
         (tensor(GOOD, shape=[2**62, 2, 3]), IMAGE, f"has {2**62 * 24} bytes; got 48"),
         (tensor(GOOD, data=b"123"), IMAGE, "has 48 bytes; got 3"),
+        (tensor(GOOD, data=GOOD.tobytes() + b"1234"), IMAGE, "has 48 bytes; got 52"),
         (tensor(GOOD, shape=[1] * 100), IMAGE, "… 100 dimensions]"),
         (tensor(np.where(GOOD == 7, np.nan, GOOD)), IMAGE, "row 1 holds NaN or infinity"),
         (tensor(np.where(GOOD == 2, -np.inf, GOOD)), IMAGE, "row 0 holds NaN or infinity"),
