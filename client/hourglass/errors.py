@@ -110,7 +110,7 @@ _BY_CODE: dict[grpc.StatusCode, type[HourglassError]] = {
 
 
 def from_rpc(error: grpc.RpcError, *, address: str, where: str = "") -> HourglassError:
-    """The typed error of a failed RPC. `where` says which rows of a longer call the message held."""
+    """The typed error of a failed RPC. `where`: the rows of the message, whose faults count within it."""
     code = error.code() if hasattr(error, "code") else None
     text = (error.details() if hasattr(error, "details") else None) or ""
     trailing: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
@@ -122,7 +122,8 @@ def from_rpc(error: grpc.RpcError, *, address: str, where: str = "") -> Hourglas
     if not details.reason:
         # Not the service's own words, so they are put beside who was asked and what came back.
         text = f"{address}: {text or 'no text'} ({code.name if code is not None else 'no status'})"
-    result = kind(text + where, reason=details.reason, metadata=details.metadata)
+    text += where if kind is InvalidArgument else ""
+    result = kind(text, reason=details.reason, metadata=details.metadata)
     if isinstance(result, Overloaded):
         result.retry_after_s = details.retry_after_s
     result.__cause__ = error
