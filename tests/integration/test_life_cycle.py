@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from autoencoder.v1 import autoencoder_pb2 as pb
@@ -145,3 +146,31 @@ def test_no_request_in_flight_is_lost_when_the_service_is_stopped_under_load(tin
     assert answered >= 21 * callers
     assert all(outcome.startswith("UNAVAILABLE") for outcome in outcomes), outcomes
     assert sum(outcomes.values()) == callers
+
+
+def test_overload_is_refused_at_once_and_says_when_to_come_back(tiny_models: Path) -> None:
+    """Batches of one row and a queue of 256: many requests of 200 rows cannot all wait."""
+    limits = ("--max-batch-rows", "1", "--max-queue-rows", "256")
+    with ServerProcess(tiny_models, *limits) as server, server.channel() as channel:
+        stub = AutoencoderServiceStub(channel)
+        rows = tiny.rows(200)
+        request = pb.EncodeRequest(model=TINY, rows=tensor(rows))
+        futures = [stub.Encode.future(request, timeout=TIMEOUT_S) for _ in range(60)]
+        answered, refused = 0, []
+        for future in futures:
+            try:
+                assert_close(array(future.result().latents), tiny.encode(rows))
+                answered += 1
+            except grpc.RpcError as error:
+                refused.append(error)
+        assert answered >= 1
+        assert refused
+        for refusal in refused:
+            assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "--max-queue-rows=256" in (refusal.details() or "")
+            rich = status_pb2.Status.FromString(dict(refusal.trailing_metadata())["grpc-status-details-bin"])
+            retry = error_details_pb2.RetryInfo()
+            assert rich.details[1].Unpack(retry)
+            assert retry.retry_delay.ToMilliseconds() > 0
+        assert server.metric('autoencoder_rejected_requests_total{reason="QUEUE_FULL"}') == len(refused)
+        assert_close(array(stub.Encode(request, timeout=TIMEOUT_S).latents), tiny.encode(rows))
