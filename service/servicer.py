@@ -25,6 +25,8 @@ _METHODS = {
     pb.INTERPOLATION_METHOD_SPHERICAL: paths.spherical,
 }
 
+_Request = pb.EncodeRequest | pb.DecodeRequest | pb.ReconstructRequest | pb.DenoiseRequest | pb.InterpolateRequest
+
 
 class Servicer:
     def __init__(self, repository: Repository, *, max_interpolation_points: int) -> None:
@@ -44,8 +46,7 @@ class Servicer:
         }
 
     def encode(self, request: pb.EncodeRequest, call: Call) -> None:
-        model = self._repository.get(request.model)
-        dtype = tensors.output_dtype(request.output_dtype)
+        model, dtype = self._asked(request)
         rows = tensors.decode("rows", request.rows, model.manifest.input)
 
         def response(result: Result) -> Message:
@@ -55,8 +56,7 @@ class Servicer:
         model.encode(rows, call, _reply(call, response))
 
     def decode(self, request: pb.DecodeRequest, call: Call) -> None:
-        model = self._repository.get(request.model)
-        dtype = tensors.output_dtype(request.output_dtype)
+        model, dtype = self._asked(request)
         latents = tensors.decode("latents", request.latents, model.manifest.latent)
 
         def response(result: Result) -> Message:
@@ -66,8 +66,7 @@ class Servicer:
         model.decode(latents, call, _reply(call, response))
 
     def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> None:
-        model = self._repository.get(request.model)
-        dtype = tensors.output_dtype(request.output_dtype)
+        model, dtype = self._asked(request)
         rows = tensors.decode("rows", request.rows, model.manifest.input)
 
         def response(result: Result) -> Message:
@@ -82,8 +81,7 @@ class Servicer:
         model.reconstruct(rows, call, _reply(call, response))
 
     def denoise(self, request: pb.DenoiseRequest, call: Call) -> None:
-        model = self._repository.get(request.model)
-        dtype = tensors.output_dtype(request.output_dtype)
+        model, dtype = self._asked(request)
         rows = tensors.decode("rows", request.rows, model.manifest.input)
 
         def response(result: Result) -> Message:
@@ -97,8 +95,7 @@ class Servicer:
         model.denoise(rows, call, _reply(call, response))
 
     def interpolate(self, request: pb.InterpolateRequest, call: Call) -> None:
-        model = self._repository.get(request.model)
-        dtype = tensors.output_dtype(request.output_dtype)
+        model, dtype = self._asked(request)
         path = self._path(request)
         return_latents = request.return_latents
 
@@ -128,6 +125,10 @@ class Servicer:
     def get_model(self, request: pb.GetModelRequest, call: Call) -> None:
         card = self._repository.get(request.model).manifest
         call.answer(lambda: pb.GetModelResponse(model=card))
+
+    def _asked(self, request: _Request) -> tuple[ServedModel, int]:
+        """The model and the type of the answer that a request asks for."""
+        return self._repository.get(request.model), tensors.output_dtype(request.output_dtype)
 
     def _path(self, request: pb.InterpolateRequest) -> paths.Path:
         method = _METHODS.get(request.method)

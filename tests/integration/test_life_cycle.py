@@ -156,7 +156,8 @@ def test_overload_is_refused_at_once_and_says_when_to_come_back(tiny_models: Pat
         rows = tiny.rows(200)
         request = pb.EncodeRequest(model=TINY, rows=tensor(rows))
         futures = [stub.Encode.future(request, timeout=TIMEOUT_S) for _ in range(60)]
-        answered, refused = 0, []
+        answered = 0
+        refused: list[Any] = []
         for future in futures:
             try:
                 assert_close(array(future.result().latents), tiny.encode(rows))
