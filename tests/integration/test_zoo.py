@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from examples import demo
-from hourglass import Client, ModelCard, Unsupported
+from hourglass import AsyncClient, Client, ModelCard, Unsupported
 from service import packages
 from tests.integration.serving import ROOT, ServerProcess
 
@@ -71,6 +72,16 @@ def test_a_walk_begins_and_ends_at_the_reconstructions(
     ends = client.reconstruct(name, digits[:6]).rows
     np.testing.assert_allclose(walk.rows[:, 0], ends[:3], atol=1e-3)
     np.testing.assert_allclose(walk.rows[:, -1], ends[3:], atol=1e-3)
+
+
+def test_a_hundred_tasks_get_their_own_latents(
+    server: ServerProcess, client: Client, digits: npt.NDArray[np.float32]
+) -> None:
+    async def run() -> list[npt.NDArray[np.float32]]:
+        async with AsyncClient(server.address) as asynchronous:
+            return await asyncio.gather(*(asynchronous.encode("mnist-deep", digits[n : n + 1]) for n in range(100)))
+
+    np.testing.assert_allclose(np.concatenate(asyncio.run(run())), client.encode("mnist-deep", digits[:100]), atol=1e-5)
 
 
 def test_denoisers_take_noise_away_and_the_others_say_that_they_do_not(
