@@ -218,7 +218,7 @@ def h2load(target: Target, request: Path, load: tuple[int, int], seconds: float)
     answered = ok_count(target)
     command = [
         "h2load", "--clients", str(connections), "--max-concurrent-streams", str(streams), "--threads", "1",
-        "--duration", str(seconds), "--warm-up-time", "0.3", "--data", str(request),
+        "--duration", f"{int(seconds * 1000)}ms", "--warm-up-time", "300ms", "--data", str(request),
         "--header", "content-type: application/grpc", "--header", "te: trailers", f"http://{target.address}{METHOD}",
     ]  # fmt: skip
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
