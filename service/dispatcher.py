@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,7 +67,11 @@ class Job(Request):
 
 
 class Dispatcher:
-    """Runs jobs until it is closed. `padded_rows` is the session's; buffers are kept for each thread and operation."""
+    """Runs jobs until it is closed. `padded_rows` is the session's; buffers are kept for each thread and operation.
+
+    Each thread runs `warm_up` first: onnxruntime's CUDA provider keeps handles for each thread that runs a session, and
+    no request should pay for making them. Raises what `warm_up` raises.
+    """
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class Dispatcher:
         max_batch_rows: int,
         max_queue_rows: int,
         metrics: Metrics,
+        warm_up: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._programs = programs
@@ -94,11 +100,17 @@ class Dispatcher:
         }
         self._batch_rows = metrics.batch_rows.labels(model)
         self._padding_rows = metrics.batch_padding_rows.labels(model)
+        warm: list[Future[None]] = [Future() for _ in range(THREADS)]
         self._threads = [
-            threading.Thread(target=self._work, name=f"{model}-{number}", daemon=True) for number in range(THREADS)
+            threading.Thread(target=self._work, args=(warm_up, future), name=f"{model}-{number}", daemon=True)
+            for number, future in enumerate(warm)
         ]
         for thread in self._threads:
             thread.start()
+        failures = [error for future in warm if (error := future.exception()) is not None]
+        if failures:
+            self.close()
+            raise failures[0]
 
     @property
     def queued_rows(self) -> int:
@@ -129,7 +141,14 @@ class Dispatcher:
         for thread in self._threads:
             thread.join()
 
-    def _work(self) -> None:
+    def _work(self, warm_up: Callable[[], None], warm: Future[None]) -> None:
+        try:
+            with self._session_turn:
+                warm_up()
+        except Exception as error:
+            warm.set_exception(error)
+        else:
+            warm.set_result(None)
         buffers: dict[str, Rows] = {}
         while (batch := self._next_batch()) is not None:
             self._run(batch, buffers)

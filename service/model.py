@@ -17,7 +17,7 @@ from service.errors import ServiceError, TooLarge, Unsupported, internal_error
 from service.metrics import NOVEL, Metrics
 from service.packages import Package, novelty
 from service.paths import Path
-from service.session import Session
+from service.session import Session, batch_sizes
 from service.tensors import Array, Rows, as_float32
 
 ENCODE, DECODE, RECONSTRUCT, DENOISE = "encode", "decode", "reconstruct", "denoise"
@@ -50,7 +50,10 @@ class _RoundTrip:
 
 
 class ServedModel:
-    """Owns the session and the dispatcher of a package; `close` runs what waits and frees both."""
+    """Owns the session and the dispatcher of a package; `close` runs what waits and frees both.
+
+    The session is warmed before this returns; raises what the session raises.
+    """
 
     def __init__(
         self, package: Package, session: Session, *, max_batch_rows: int, max_queue_rows: int, metrics: Metrics
@@ -69,6 +72,15 @@ class ServedModel:
             for operation in (ENCODE, DECODE, RECONSTRUCT, DENOISE, INTERPOLATE)
         }
         round_trip = _RoundTrip(row_shape=package.input_shape, reconstruct=session.reconstruct)
+
+        def warm_up() -> None:
+            # Every size that a batch can be padded to, so that no request pays for the first use of one.
+            for size in batch_sizes(max_batch_rows):
+                rows = np.zeros((size, *package.input_shape), np.float32)
+                session.encode(rows)
+                session.reconstruct(rows)
+                session.decode(np.zeros((size, *package.latent_shape), np.float32))
+
         self._dispatcher = Dispatcher(
             model=self.name,
             programs={
@@ -81,6 +93,7 @@ class ServedModel:
             max_batch_rows=max_batch_rows,
             max_queue_rows=max_queue_rows,
             metrics=metrics,
+            warm_up=warm_up,
         )
         metrics.queue_rows.labels(self.name, str(self.version)).set_function(lambda: self._dispatcher.queued_rows)
 

@@ -15,7 +15,7 @@ from service import packages
 from service.errors import InvalidArgument, NotFound, PackageError, Unavailable
 from service.metrics import Metrics
 from service.model import ServedModel
-from service.session import Device, OnnxSession, Session, batch_sizes
+from service.session import Device, OnnxSession, Session
 from service.tensors import Rows
 
 log = logging.getLogger(__name__)
@@ -65,23 +65,25 @@ class Repository:
         session = OnnxSession(package, self._device, threads=self._threads, max_batch_rows=self._max_batch_rows)
         try:
             self._verify(package, session)
-            self._warm(package, session)
-        except BaseException:
+            model = ServedModel(
+                package,
+                session,
+                max_batch_rows=self._max_batch_rows,
+                max_queue_rows=self._max_queue_rows,
+                metrics=self._metrics,
+            )
+        except PackageError:
             session.close()
             raise
+        except Exception as error:  # onnxruntime's errors have no common base
+            session.close()
+            raise PackageError(f"{packages.ENCODER} or {packages.DECODER}", f"cannot be run: {error}") from error
         load_s = time.monotonic() - began
         manifest = package.manifest
         manifest.runtime.provider = self._device.provider
         manifest.runtime.max_batch_rows = self._max_batch_rows
         manifest.runtime.load_seconds = load_s
         manifest.runtime.ready_time.GetCurrentTime()
-        model = ServedModel(
-            package,
-            session,
-            max_batch_rows=self._max_batch_rows,
-            max_queue_rows=self._max_queue_rows,
-            metrics=self._metrics,
-        )
         with self._lock:
             self._models.setdefault(model.name, {})[model.version] = model
         version = str(model.version)
@@ -154,10 +156,3 @@ class Repository:
             return run
 
         packages.check_golden(package, padded(session.encode), padded(session.decode))
-
-    def _warm(self, package: packages.Package, session: Session) -> None:
-        # Every size that a batch can be padded to, so that no request pays for the first use of one.
-        for size in batch_sizes(self._max_batch_rows):
-            session.encode(np.zeros((size, *package.input_shape), np.float32))
-            session.decode(np.zeros((size, *package.latent_shape), np.float32))
-            session.reconstruct(np.zeros((size, *package.input_shape), np.float32))

@@ -17,6 +17,7 @@ import onnx
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from onnx import numpy_helper
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
@@ -41,13 +42,16 @@ def test_bad_packages_are_refused_with_the_reason_while_the_others_serve(tmp_pat
     outside.graph.initializer[1].data_location = onnx.TensorProto.EXTERNAL
     outside.graph.initializer[1].external_data.add(key="location", value="/etc/passwd")
     write_unchecked(tmp_path, "outside", packages.ENCODER, outside.SerializeToString())
+    unrunnable = tiny.decoder()
+    unrunnable.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.array([-1, 5, 5], np.int64), "out_shape"))
+    write_unchecked(tmp_path, "unrunnable", packages.DECODER, unrunnable.SerializeToString())
     with ServerProcess(tmp_path) as server, server.channel() as channel:
         refused = {
             event["model"]: (event["file"], event["rule"])
             for event in server.events
             if event["event"] == "model refused"
         }
-        assert set(refused) == {"truncated", "wrong-hash", "unlisted", "wrong-golden", "outside"}
+        assert set(refused) == {"truncated", "wrong-hash", "unlisted", "wrong-golden", "outside", "unrunnable"}
         assert refused["truncated"] == ("encoder.onnx", refused["truncated"][1])
         assert refused["truncated"][1].startswith("has 2 bytes, the manifest says")
         assert refused["wrong-hash"][0] == "decoder.onnx"
@@ -58,6 +62,7 @@ def test_bad_packages_are_refused_with_the_reason_while_the_others_serve(tmp_pat
         assert refused["outside"] == (
             "encoder.onnx", "keeps the weights 'weights' in another file; they must be inside",
         )  # fmt: skip
+        assert "cannot be run" in refused["unrunnable"][1]
         stub = AutoencoderServiceStub(channel)
         assert [model.name for model in stub.ListModels(pb.ListModelsRequest(), timeout=TIMEOUT_S).models] == ["tiny"]
         assert server.metric('autoencoder_model_ready{model="truncated",version="1"}') == 0

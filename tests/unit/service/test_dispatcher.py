@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -248,3 +248,31 @@ def test_every_phase_is_measured(harness: Harness) -> None:
     for phase in ("queue", "assemble", "compute", "respond"):
         labels = {"model": "fake", "operation": "double", "phase": phase}
         assert harness.value("autoencoder_phase_duration_seconds_count", **labels) == 1
+
+
+def test_every_thread_is_warm_before_the_first_job() -> None:
+    warmed: list[str] = []
+    dispatcher = make_dispatcher(warm_up=lambda: warmed.append(threading.current_thread().name))
+    assert sorted(warmed) == ["fake-0", "fake-1"]
+    dispatcher.close()
+
+
+def test_a_warm_up_that_fails_is_raised_and_leaves_no_thread() -> None:
+    def broken() -> None:
+        raise RuntimeError("cannot be run")
+
+    with pytest.raises(RuntimeError, match="cannot be run"):
+        make_dispatcher(warm_up=broken)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fake-")]
+
+
+def make_dispatcher(warm_up: Callable[[], None]) -> Dispatcher:
+    return Dispatcher(
+        model="fake",
+        programs={"double": FakeProgram()},
+        padded_rows=lambda count: count,
+        max_batch_rows=8,
+        max_queue_rows=32,
+        metrics=Metrics(CollectorRegistry()),
+        warm_up=warm_up,
+    )
