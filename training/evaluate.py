@@ -33,7 +33,7 @@ from training.procedures import EVALUATION_ROWS, classification_accuracy, encode
 PROBE_ROWS = 20_000
 PROBE_ITERATIONS = 100
 NEIGHBOURS = 5
-JACOBIAN_ROWS = 256
+JACOBIAN_ROWS = 200
 QUANTILE_COUNT = 101
 DENOISING_SEED = 20_000
 THRESHOLD = 0.5
@@ -177,16 +177,14 @@ def dead_units(latents: Tensor) -> float:
     return float(((latents.amax(0) - latents.amin(0)) < _DEAD_RANGE).sum())
 
 
-def jacobians(network: Autoencoder, rows: Tensor) -> Tensor:
+def jacobians(network: Autoencoder, rows: Tensor, *, keep_graph: bool = False) -> Tensor:
     """d latent / d row of each row [B, D...], as [B, M, N]."""
 
     def encode_one(row: Tensor) -> Tensor:
         return network.encode(row.unsqueeze(0)).flatten()
 
-    narrow = math.prod(network.latent_shape) <= math.prod(network.row_shape)
-    jacobian = torch.func.jacrev(encode_one) if narrow else torch.func.jacfwd(encode_one)
-    result: Tensor = torch.func.vmap(jacobian)(rows).detach().flatten(2)
-    return result
+    result: Tensor = torch.func.vmap(torch.func.jacrev(encode_one))(rows).flatten(2)
+    return result if keep_graph else result.detach()
 
 
 def jacobian_norm(network: Autoencoder, rows: Tensor) -> float:

@@ -16,8 +16,6 @@ from torch.nn import functional
 from training import recipes
 from training.errors import RecipeError
 
-_KERNEL = 3
-
 
 class Autoencoder(nn.Module):
     """An encoder [B, D...] -> [B, L...] and a decoder back; `decode` is `activate` of `logits`.
@@ -68,7 +66,7 @@ class Autoencoder(nn.Module):
         return self.decode(self.encode(rows))
 
     def input_weight(self) -> Tensor:
-        """The first layer's weight [units, N] as it acts on raw rows; of convolutions, the kernels [C, 9]."""
+        """The first layer's weight [units, N] as it acts on raw rows; of convolutions, the kernels [C, area]."""
         raise NotImplementedError
 
     def _encode(self, rows: Tensor) -> Tensor:
@@ -135,7 +133,7 @@ class DenseAutoencoder(Autoencoder):
 
 
 class ConvolutionalAutoencoder(Autoencoder):
-    """3x3 convolutions: with 2x2 max pooling to the latent [C, H, W], and up again, to one channel at the end."""
+    """Convolutions: with 2x2 max pooling to the latent [C, H, W], and up again, to one channel at the end."""
 
     def __init__(self, row_shape: tuple[int, ...], recipe: recipes.Convolutional) -> None:
         if len(row_shape) != 2:
@@ -145,22 +143,23 @@ class ConvolutionalAutoencoder(Autoencoder):
             sizes.append(tuple(-(-size // 2) for size in sizes[-1]))
         super().__init__(row_shape, (recipe.channels[-1], *sizes[-1]), recipe.output_activation)
         self.latent_activation = recipe.latent_activation
+        kernel, same = recipe.kernel, recipe.kernel // 2
         self.transposed = recipe.upsampling == "transposed"
         self.encoder = nn.ModuleList(
-            nn.Conv2d(before, after, _KERNEL, padding=1) for before, after in pairwise([1, *recipe.channels])
+            nn.Conv2d(before, after, kernel, padding=same) for before, after in pairwise([1, *recipe.channels])
         )
         layers: list[nn.Module] = []
         size = sizes[-1]
         count = len(recipe.decoder_channels)
         for index, (before, after) in enumerate(pairwise([recipe.channels[-1], *recipe.decoder_channels])):
             if self.transposed:
-                layers.append(nn.ConvTranspose2d(before, after, _KERNEL, stride=2, padding=1, output_padding=1))
+                layers.append(nn.ConvTranspose2d(before, after, kernel, stride=2, padding=same, output_padding=1))
             else:
                 # 28 pixels are halved to 4 by rounding up, and doubled to 16: a convolution without padding makes
                 # that 14 before the last doubling, as in the Keras model.
-                valid = index == count - 1 and tuple(2 * (side - 2) for side in size) == row_shape
-                layers.append(nn.Conv2d(before, after, _KERNEL, padding=0 if valid else 1))
-                size = tuple(side - 2 for side in size) if valid else size
+                valid = index == count - 1 and tuple(2 * (side - 2 * same) for side in size) == row_shape
+                layers.append(nn.Conv2d(before, after, kernel, padding=0 if valid else same))
+                size = tuple(side - 2 * same for side in size) if valid else size
             size = tuple(2 * side for side in size)
         if size != row_shape:
             raise RecipeError(
@@ -168,7 +167,7 @@ class ConvolutionalAutoencoder(Autoencoder):
                 f"{list(size)}, not to the row's {list(row_shape)}"
             )
         self.decoder = nn.ModuleList(layers)
-        self.output = nn.Conv2d(recipe.decoder_channels[-1], 1, _KERNEL, padding=1)
+        self.output = nn.Conv2d(recipe.decoder_channels[-1], 1, kernel, padding=same)
 
     def input_weight(self) -> Tensor:
         first = self.encoder[0]

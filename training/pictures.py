@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
@@ -88,15 +89,17 @@ def losses(metrics: Sequence[dict[str, Any]]) -> Figure | None:
             (line,) = other.plot(epochs, accuracy, color="tab:green")
             other.set_ylabel("validation accuracy")
             handles, labels = [*handles, line], [*labels, "validation accuracy"]
-        axis.legend(handles, labels)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(handles, labels, loc="center right")
     return figure
 
 
 def features(recipe: recipes.Recipe, network: Autoencoder) -> Figure:
     """The weights of the first layer's units as pictures, each scaled to its own largest weight; red is positive."""
-    with torch.no_grad():
-        weights = network.input_weight()
-    shape = (3, 3) if isinstance(recipe.network, recipes.Convolutional) else network.row_shape
+    weights = network.input_weight().detach()
+    shape = network.row_shape
+    if isinstance(recipe.network, recipes.Convolutional):
+        shape = (recipe.network.kernel, recipe.network.kernel)
     # The units with the largest weights: a unit that learned nothing looks like noise.
     order = weights.norm(dim=1).argsort(descending=True)[:_FEATURES]
     columns = min(16, len(order))

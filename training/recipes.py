@@ -59,12 +59,14 @@ class Dense(_Table):
 
 class Convolutional(_Table):
     kind: Literal["convolutional"]
-    # One 3x3 convolution and one 2x2 max pooling each; the last one's output is the latent.
+    # One convolution and one 2x2 max pooling each; the last one's output is the latent.
     channels: Annotated[tuple[Width, ...], Field(min_length=1)]
-    # One doubling of height and width each, before a last 3x3 convolution to one channel.
+    # One doubling of height and width each, before a last convolution to one channel.
     decoder_channels: Annotated[tuple[Width, ...], Field(min_length=1)]
     # nearest: convolution, then repeated pixels; transposed: a convolution of stride 2.
     upsampling: Literal["nearest", "transposed"] = "nearest"
+    # Height and width of every convolution.
+    kernel: Literal[3, 5, 7] = 3
     latent_activation: Activation = "relu"
     output_activation: Literal["linear", "sigmoid"] = "sigmoid"
     normalisation: Literal["none", "centre", "standardise"] = "none"

@@ -17,7 +17,7 @@ from training.train import evaluate_run, restore
 PAGE = "index.html"
 _DPI = 90
 
-# The figures that are shown beside a peer's: (name, of the model, of PCA, of the noisy input).
+# The figures that are shown beside those of the peers.
 _ROWS = (
     ("squared error, sum of a row", "squared_error_sum"),
     ("PSNR, dB", "psnr_db"),

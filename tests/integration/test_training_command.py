@@ -1,0 +1,132 @@
+"""The command line as a user meets it: real subprocesses on the built-in digits."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from service import packages
+from training import recipes
+from training.data import load
+from training.runs import Run
+from training.train import restore
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "training", *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_train_report_export_from_nothing(tmp_path: Path) -> None:
+    trained = command(
+        "train", "denoising", "--data", "digits", "--epochs", "1", "--set", "network.latent=9", folder=tmp_path
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr == ""  # no progress bar where there is no terminal
+    assert re.search(r"digits-denoising, on the test rows\n(.*\n)*  psnr_db +[0-9.]+", trained.stdout)
+    run = Run.newest(tmp_path / "runs", "denoising")
+    assert run.recipe().network.latent == 9  # type: ignore[union-attr]
+
+    reported = command("report", "denoising", folder=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    page = tmp_path / reported.stdout.strip()
+    text = page.read_text(encoding="utf-8")
+    pictures = re.findall(r'src="([^"]+)"', text)
+    assert {"losses.png", "pictures.png", "features.png", "latents.png"} == set(pictures)
+    for name in pictures:
+        assert (page.parent / name).read_bytes().startswith(b"\x89PNG")
+    assert "http" not in text  # nothing from elsewhere
+
+    exported = command("export", "denoising", folder=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    package = packages.read(tmp_path / exported.stdout.strip())
+    assert (package.manifest.name, package.latent_shape) == ("digits-denoising", (9,))
+
+
+def test_a_table_of_figures_a_run_and_a_package_for_the_zoo(tmp_path: Path) -> None:
+    made = command("zoo", "pca", "linear", "--data", "digits", "--epochs", "1", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert [str(path.relative_to(tmp_path)) for path in packages.find(tmp_path / "models")] == [
+        "models/digits-linear/1",
+        "models/digits-pca/1",
+    ]
+    for name in ("pca", "linear"):
+        assert (Run.newest(tmp_path / "runs", name).report_folder / "index.html").exists()
+
+
+def test_list_names_every_recipe_and_help_teaches(tmp_path: Path) -> None:
+    listed = command("list", folder=tmp_path)
+    assert listed.returncode == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == recipes.names()
+    helped = command("--help", folder=tmp_path)
+    assert helped.returncode == 0
+    for word in ("train", "export", "report", "list", "zoo", "--data digits"):
+        assert word in helped.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "vae"], "error: no recipe 'vae'"),
+        (["train", "deep", "--data", "digits", "--set", "network.latent=-1"], "network.latent: .*; got -1"),
+        (["train", "deep", "--data", "digits", "--set", "nonsense"], "--set: must be KEY=VALUE"),
+        (["train", "deep", "--data", "digits", "--epochs", "0"], "procedure.epochs: .*; got 0"),
+        (["train", "deep", "--data-dir", "nowhere"], "no mnist in nowhere"),
+        (["export", "deep"], "train one first"),
+        (["report", "deep", "--run", "nowhere"], "recipe.json: cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_line_not_a_traceback(arguments: list[str], words: str, tmp_path: Path) -> None:
+    failed = command(*arguments, folder=tmp_path)
+    assert failed.returncode == 1
+    assert re.search(words, failed.stderr)
+    assert "Traceback" not in failed.stderr
+
+
+def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_use_it(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", "train", "deep", "--data", "digits", "--epochs", "100000"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline_s = time.monotonic() + 90
+        while not list(tmp_path.glob("runs/deep/*/best.safetensors")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    run = Run.newest(tmp_path / "runs", "deep")
+    assert f"{run.folder.relative_to(tmp_path)}/last.safetensors" in errors
+    restore(run, (8, 8))  # the weights can be read
+    assert not list(run.folder.glob(".*.new"))
+    told = re.search(r"use it: +python -m training (export .*)", errors)
+    assert told
+    exported = command(*told[1].split(), folder=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    digits = load("digits", folder=None, validation_share=0.1, seed=0)
+    assert packages.read(tmp_path / exported.stdout.strip()).manifest.dataset.fingerprint == digits.fingerprint()

@@ -1,0 +1,71 @@
+"""Figures equal values worked out by hand or by another library."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from training import evaluate, networks, recipes
+from training.data import Dataset
+
+
+def test_picture_metrics_equal_values_worked_out_by_hand() -> None:
+    targets = torch.zeros(2, 16, 16)
+    targets[0, :8] = 1
+    outputs = targets.clone()
+    outputs[1, 0, :4] = 0.6  # four of 512 pixels are wrong, by 0.6, and on the wrong side of one half
+    got = evaluate.picture_metrics(outputs, targets)
+    assert got["squared_error_sum"] == pytest.approx(4 * 0.36 / 2)
+    assert got["mean_squared_error"] == pytest.approx(4 * 0.36 / 512)
+    assert got["psnr_db"] == pytest.approx(-10 * math.log10(4 * 0.36 / 512))
+    assert got["pixel_accuracy"] == pytest.approx(508 / 512)
+    assert 0.5 < got["ssim"] < 1
+
+
+@pytest.mark.parametrize("size", [8, 28])
+def test_a_perfect_copy_is_perfect_at_every_size(size: int) -> None:
+    rows = torch.rand(3, size, size)
+    got = evaluate.picture_metrics(rows, rows)
+    assert got["squared_error_sum"] == 0
+    assert got["psnr_db"] == pytest.approx(120)
+    assert got["ssim"] == pytest.approx(1)
+    assert got["pixel_accuracy"] == 1
+
+
+def test_cross_entropy_is_the_mean_over_pixels_and_has_its_floor() -> None:
+    network = networks.build(recipes.Dense(kind="dense", latent=3), (4, 4))
+    rows = torch.rand(5, 4, 4)
+    with torch.no_grad():
+        outputs = network(rows).double()
+    expected = -(rows * outputs.log() + (1 - rows) * (1 - outputs).log()).mean().item()
+    assert evaluate.cross_entropy(network, rows, rows) == pytest.approx(expected, rel=1e-5)
+    floor = float((torch.special.entr(rows) + torch.special.entr(1 - rows)).mean())
+    assert floor < expected
+
+
+def test_dead_units_are_those_that_never_change() -> None:
+    latents = torch.tensor([[0.0, 1.0, 0.5, 2.0], [0.0, 1.0, 0.7, 2.0]])
+    assert evaluate.dead_units(latents) == 3
+
+
+def test_the_peer_is_pca_of_the_same_code_size(digits: Dataset) -> None:
+    peer = evaluate.PeerPCA(digits.train_rows, 10)
+    assert peer.encode(digits.test_rows).shape == (360, 10)
+    everything = evaluate.PeerPCA(digits.train_rows, 1000)  # a code larger than the row: PCA copies
+    assert torch.allclose(everything.reconstruct(digits.test_rows), digits.test_rows, atol=1e-4)
+
+
+def test_probes_read_classes_off_separable_latents() -> None:
+    generator = np.random.default_rng(0)
+    labels = torch.from_numpy(generator.integers(0, 3, 300))
+    latents = torch.nn.functional.one_hot(labels, 3).float() * 5 + torch.from_numpy(
+        generator.normal(size=(300, 3)).astype(np.float32)
+    )
+    got = evaluate.code_metrics(latents[:200], labels[:200], latents[200:], labels[200:])
+    assert got["linear_probe_accuracy"] > 0.95
+    assert got["knn_accuracy"] > 0.95
+    noise = evaluate.code_metrics(torch.rand(200, 3), labels[:200], torch.rand(100, 3), labels[200:])
+    assert noise["linear_probe_accuracy"] < 0.6

@@ -1,0 +1,66 @@
+"""Networks take and give rows in their own shape, with the normalisation inside."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.unit.training.short import first_layer, short_recipe
+from training import networks, recipes
+from training.errors import RecipeError
+
+
+@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28)])
+def test_every_recipe_maps_rows_to_latents_and_back(name: str, shape: tuple[int, int]) -> None:
+    network = networks.build(short_recipe(name).network, shape)
+    rows = torch.rand(3, *shape)
+    latents = network.encode(rows)
+    assert latents.shape == (3, *network.latent_shape)
+    assert network.decode(latents).shape == rows.shape
+
+
+def test_weights_are_glorot_uniform_and_biases_zero() -> None:
+    network = networks.build(recipes.load("undercomplete").network, (28, 28))
+    bound = (6 / (784 + 32)) ** 0.5
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.abs().max() <= bound
+            assert module.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+            assert not module.bias.any()
+
+
+def test_the_keras_model_has_the_published_number_of_weights() -> None:
+    for name, count in (("conv", 4385), ("denoising-conv", 28353)):
+        network = networks.build(recipes.load(name).network, (28, 28))
+        assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+def test_tied_weights_are_the_same_weights() -> None:
+    network = networks.build(recipes.load("contractive").network, (28, 28))
+    assert sum(parameter.numel() for parameter in network.parameters()) == 784 * 256 + 256 + 784
+
+
+@pytest.mark.parametrize("kind", ["centre", "standardise"])
+def test_decode_undoes_the_normalisation(kind: str) -> None:
+    rows = 0.2 + 0.5 * torch.rand(500, 4, 4, generator=torch.Generator().manual_seed(0))
+    rows[:, 0, 0] = 0.7  # an element that never changes must not be divided by zero
+    recipe = recipes.Linear(kind="linear", latent=16, tied=True, normalisation=kind)  # type: ignore[arg-type]
+    network = networks.build(recipe, (4, 4))
+    network.fit_normalisation(kind, rows)
+    with torch.no_grad():
+        first_layer(network).weight.copy_(torch.eye(16))
+    latents = network.encode(rows).detach()
+    assert latents.mean(0).abs().max() < 1e-5
+    if kind == "standardise":
+        assert latents.std(0)[1:].mean().item() == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(network.decode(latents), rows, atol=1e-5)
+
+
+def test_doublings_that_miss_the_row_are_an_error_that_names_the_key() -> None:
+    recipe = recipes.Convolutional(kind="convolutional", channels=(4, 4, 4), decoder_channels=(4, 4))
+    with pytest.raises(
+        RecipeError, match=r"network.decoder_channels: 2 doublings .*\[4, 4\] to \[16, 16\].*\[28, 28\]"
+    ):
+        networks.build(recipe, (28, 28))
