@@ -168,7 +168,7 @@ def draw(client: Client, cards: list[ModelCard], digits: Rows, labels: npt.NDArr
             title = f"Denoise: {card.name}, {corruption}"
             strips = [Strip("original", one_of_each), Strip("noisy", spoilt), Strip("denoised", clean)]
             sections.append((title, strips))
-    start, end = digits[labels == 3][:1], digits[labels == 8][2:3]
+    start, end = digits[labels == 3][1:2], digits[labels == 8][1:2]
     mixes = np.stack([(1 - w) * start[0] + w * end[0] for w in np.linspace(0, 1, STEPS, dtype=np.float32)])
     strips = [Strip("pixels, cross-faded", mixes)]
     strips += [Strip(card.name, client.interpolate(card.name, start, end, steps=STEPS).rows[0]) for card in cards]
