@@ -20,8 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -156,7 +154,7 @@ def page_part(models: dict[str, Figures], checks: Sequence[Check]) -> str:
     denoising = [name for name, values in models.items() if "denoised_psnr_db" in values]
     contractive = [name for name in models if name.startswith("contractive")]
     parts = [
-        f"Made by `{COMMAND}`. {setting()}",
+        f"Made by `{COMMAND}`, one seed each. {setting()}",
         "### What must hold",
         table(
             ["figure, MNIST test rows", "wanted", "reached", "holds"],
@@ -282,7 +280,7 @@ def setting() -> str:
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "scikit-learn", "torchmetrics")
     )
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}; {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; "
+        f"{datetime.now(UTC):%Y-%m-%d}; {processor()}, {os.cpu_count()} cores; "
         f"Python {platform.python_version()}, {versions}."
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import PackageError
-from training import data, recipes
+from training import data, overrides, recipes
 from training.errors import Interrupted, TrainingError
 
 DESCRIPTION = """\
@@ -194,14 +194,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _resolve(name: str, options: argparse.Namespace) -> recipes.Recipe:
-    overrides: list[tuple[str, Any]] = [recipes.parse_override(text) for text in getattr(options, "set", [])]
+    changes: list[tuple[str, Any]] = [overrides.parse(text) for text in getattr(options, "set", [])]
     if options.data:
-        overrides.append(("data.name", options.data))
+        changes.append(("data.name", options.data))
     if getattr(options, "seed", None) is not None:
-        overrides.append(("seed", options.seed))
-    recipe = recipes.load(name, overrides)
+        changes.append(("seed", options.seed))
+    recipe = recipes.load(name, changes)
     if options.epochs is not None:
-        recipe = recipes.load(name, [*overrides, *recipes.epochs_overrides(recipe, options.epochs)])
+        recipe = recipes.load(name, [*changes, *overrides.epochs(recipe, options.epochs)])
     return recipe
 
 

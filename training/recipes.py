@@ -283,29 +283,6 @@ def check(table: dict[str, Any], *, where: str) -> Recipe:
         raise RecipeError("\n".join(f"{where}: {_describe(detail)}" for detail in error.errors())) from error
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """`network.latent=16` as ("network.latent", 16); the value is TOML, or else text."""
-    key, equals, value = text.partition("=")
-    key, value = key.strip(), value.strip()
-    if not equals or not key or not value:
-        raise RecipeError(f"--set: must be KEY=VALUE, such as network.latent=16; got {text!r}")
-    try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value
-
-
-def epochs_overrides(recipe: Recipe, epochs: int) -> list[tuple[str, Any]]:
-    """The overrides that set the epochs of every phase of the procedure."""
-    procedure = recipe.procedure
-    if isinstance(procedure, ClosedForm):
-        raise RecipeError(f"--epochs: recipe {recipe.name!r} has none, its procedure is 'closed-form'; got {epochs}")
-    keys = ["procedure.epochs"]
-    if isinstance(procedure, Greedy) and procedure.finetuning:
-        keys += ["procedure.finetuning.epochs", "procedure.refitting.epochs"]
-    return [(key, epochs) for key in keys]
-
-
 def _apply(table: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:

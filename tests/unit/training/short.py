@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from torch import nn
 
-from training import recipes
+from training import overrides, recipes
 from training.networks import Autoencoder, DenseAutoencoder
 
 EPOCHS = 2
 
 
-def short_recipe(name: str, *overrides: tuple[str, object]) -> recipes.Recipe:
-    all_overrides = [("data.name", "digits"), *overrides]
-    recipe = recipes.load(name, all_overrides)
+def short_recipe(name: str, *changes: tuple[str, object]) -> recipes.Recipe:
+    all_changes = [("data.name", "digits"), *changes]
+    recipe = recipes.load(name, all_changes)
     if not isinstance(recipe.procedure, recipes.ClosedForm):
-        all_overrides += recipes.epochs_overrides(recipe, EPOCHS)
-    return recipes.load(name, all_overrides)
+        all_changes += overrides.epochs(recipe, EPOCHS)
+    return recipes.load(name, all_changes)
 
 
 def first_layer(network: Autoencoder) -> nn.Linear:

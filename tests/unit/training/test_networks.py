@@ -31,9 +31,11 @@ def test_weights_are_glorot_uniform_and_biases_zero() -> None:
             assert not module.bias.any()
 
 
-def test_the_keras_model_has_the_published_number_of_weights() -> None:
-    for name, count in (("conv", 4385), ("denoising-conv", 28353)):
-        network = networks.build(recipes.load(name).network, (28, 28))
+def test_the_keras_models_have_the_published_numbers_of_weights() -> None:
+    denoiser = {"channels": [32, 32], "decoder_channels": [32, 32], "kernel": 3}
+    changes = [(f"network.{key}", value) for key, value in denoiser.items()]
+    for recipe, count in ((recipes.load("conv"), 4385), (recipes.load("denoising-conv", changes), 28353)):
+        network = networks.build(recipe.network, (28, 28))
         assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training import recipes
+from training import overrides, recipes
 from training.errors import RecipeError
 
 NAMES = [
@@ -125,21 +125,21 @@ def test_a_recipe_may_be_a_file_anywhere(tmp_path: Path) -> None:
     ],
 )
 def test_an_override_is_toml_or_text(text: str, expected: tuple[str, object]) -> None:
-    assert recipes.parse_override(text) == expected
+    assert overrides.parse(text) == expected
 
 
 @pytest.mark.parametrize("text", ["network.latent", "=3", "network.latent="])
 def test_an_override_without_key_or_value_is_an_error(text: str) -> None:
     with pytest.raises(RecipeError, match="KEY=VALUE"):
-        recipes.parse_override(text)
+        overrides.parse(text)
 
 
 def test_epochs_override_every_phase() -> None:
     stacked = recipes.load("stacked")
-    keys = [key for key, _ in recipes.epochs_overrides(stacked, 1)]
+    keys = [key for key, _ in overrides.epochs(stacked, 1)]
     assert keys == ["procedure.epochs", "procedure.finetuning.epochs", "procedure.refitting.epochs"]
     with pytest.raises(RecipeError, match=r"--epochs.*closed-form"):
-        recipes.epochs_overrides(recipes.load("pca"), 1)
+        overrides.epochs(recipes.load("pca"), 1)
 
 
 def test_parts_of_recipes_combine() -> None:

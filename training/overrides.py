@@ -1,0 +1,32 @@
+"""Overrides of a recipe's values on the command line, as (key, value): ("network.latent", 16)."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from training import recipes
+from training.errors import RecipeError
+
+
+def parse(text: str) -> tuple[str, Any]:
+    """`network.latent=16` as ("network.latent", 16); the value is TOML, or else text."""
+    key, equals, value = text.partition("=")
+    key, value = key.strip(), value.strip()
+    if not equals or not key or not value:
+        raise RecipeError(f"--set: must be KEY=VALUE, such as network.latent=16; got {text!r}")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def epochs(recipe: recipes.Recipe, count: int) -> list[tuple[str, Any]]:
+    """The overrides that set the epochs of every phase of the procedure."""
+    procedure = recipe.procedure
+    if isinstance(procedure, recipes.ClosedForm):
+        raise RecipeError(f"--epochs: recipe {recipe.name!r} has none, its procedure is 'closed-form'; got {count}")
+    keys = ["procedure.epochs"]
+    if isinstance(procedure, recipes.Greedy) and procedure.finetuning:
+        keys += ["procedure.finetuning.epochs", "procedure.refitting.epochs"]
+    return [(key, count) for key in keys]
