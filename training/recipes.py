@@ -243,6 +243,15 @@ class Recipe(_Table):
                 "network.activation: procedure 'greedy' with loss 'cross-entropy' reconstructs the hidden layers too, "
                 f"whose values must lie in 0..1: 'sigmoid'; got {network.activation!r}"
             )
+        if (
+            network.hidden
+            and self.corruption.kind in ("gaussian", "salt-and-pepper")
+            and network.activation != "sigmoid"
+        ):
+            raise ValueError(
+                f"corruption.kind: {self.corruption.kind!r} keeps values in 0..1, and procedure 'greedy' corrupts the "
+                f"hidden layers too, so it needs network.activation 'sigmoid'; got {network.activation!r}"
+            )
         if (procedure.finetuning is None) != (procedure.refitting is None):
             raise ValueError(
                 "procedure.refitting: must be given exactly where procedure.finetuning is; the decoder no longer fits "

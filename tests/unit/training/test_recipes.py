@@ -88,6 +88,17 @@ def test_a_broken_recipe_is_an_error_that_names_it(recipe: str, key: str, value:
         assert word in str(caught.value)
 
 
+def test_greedy_layers_are_corrupted_only_where_their_values_stay_in_range() -> None:
+    changes = [
+        ("loss.kind", "squared-error"),
+        ("network.activation", "relu"),
+        ("corruption", {"kind": "gaussian", "level": 0.1}),
+    ]
+    with pytest.raises(RecipeError, match=r"corruption.kind: 'gaussian'.*'sigmoid'; got 'relu'"):
+        recipes.load("stacked", changes)
+    recipes.load("stacked", [*changes[:2], ("corruption", {"kind": "masking", "level": 0.1})])
+
+
 def test_all_broken_keys_are_named_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
         recipes.load("deep", [("network.latent", 0), ("procedure.epochs", 0)])
