@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -118,9 +118,8 @@ def milliseconds(call: Callable[[], Any]) -> float:
 
 
 def print_table(client: Client, cards: list[ModelCard], digits: Rows) -> None:
-    columns = (
-        f"{'model':24} {'latent':>11} {'reconstruct':>12} {'noisy':>9} {'denoised':>9} {'1 row':>9} {'all rows':>9}"
-    )
+    titles = ("latent", "reconstruct", "noisy", "denoised", "1 row", "all rows")
+    columns = line("model", titles)
     print(f"{len(digits)} digits of MNIST's test set; PSNR in dB, time of encode through the client\n")
     print(columns)
     print("-" * len(columns))
@@ -144,7 +143,11 @@ def print_table(client: Client, cards: list[ModelCard], digits: Rows) -> None:
             f"{one:.2f} ms",
             f"{everything:.1f} ms",
         )
-        print(f"{card.name:24} " + " ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
+        print(line(card.name, cells))
+
+
+def line(name: str, cells: Sequence[str]) -> str:
+    return f"{name:24} " + " ".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
 
 
 @dataclass(frozen=True)
@@ -154,13 +157,10 @@ class Strip:
 
 
 def draw(client: Client, cards: list[ModelCard], digits: Rows, labels: npt.NDArray[np.uint8]) -> Image.Image:
-    """The contact sheet: reconstructions of every model, noise and what is left of it, walks between two digits."""
+    """The contact sheet: noise and what is left of it, what every model keeps, walks between two digits."""
     one_of_each = digits[[int(np.flatnonzero(labels == digit)[1]) for digit in range(SHOWN)]]
     sections: list[tuple[str, list[Strip]]] = []
-    strips = [Strip("original", one_of_each)]
-    strips += [Strip(card.name, client.reconstruct(card.name, one_of_each).rows) for card in cards]
-    sections.append(("Encode and decode: the digits, and what each model keeps of them", strips))
-    for card in cards:
+    for card in reversed(cards):
         if "denoise" in card.operations:
             spoilt = noisy(card, one_of_each)
             clean = client.denoise(card.name, spoilt).rows
@@ -168,6 +168,9 @@ def draw(client: Client, cards: list[ModelCard], digits: Rows, labels: npt.NDArr
             title = f"Denoise: {card.name}, {corruption}"
             strips = [Strip("original", one_of_each), Strip("noisy", spoilt), Strip("denoised", clean)]
             sections.append((title, strips))
+    strips = [Strip("original", one_of_each)]
+    strips += [Strip(card.name, client.reconstruct(card.name, one_of_each).rows) for card in cards]
+    sections.append(("Encode and decode: the digits, and what each model keeps of them", strips))
     start, end = digits[labels == 3][1:2], digits[labels == 8][1:2]
     mixes = np.stack([(1 - w) * start[0] + w * end[0] for w in np.linspace(0, 1, STEPS, dtype=np.float32)])
     strips = [Strip("pixels, cross-faded", mixes)]
