@@ -18,6 +18,7 @@ def configure(*, format: str, level: str, stream: TextIO = sys.stderr) -> bool:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     return human
 
 

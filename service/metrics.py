@@ -106,7 +106,8 @@ class RowHistogram(Collector):
 
     def observe(self, model: str, operation: str, values: npt.NDArray[np.float32]) -> None:
         bins = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._bounds) + 1)
-        total = float(values.sum(dtype=np.float64))
+        # Rows of huge numbers have infinite errors; one of them must not make the sum infinite for ever.
+        total = float(values[np.isfinite(values)].sum(dtype=np.float64))
         with self._lock:
             counts, before = self._series.get((model, operation), (np.zeros(len(bins), np.int64), 0.0))
             self._series[model, operation] = (counts + bins, before + total)

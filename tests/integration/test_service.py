@@ -417,6 +417,21 @@ def test_metrics_count_what_happened(server: ServerProcess, stub: AutoencoderSer
     assert server.metric('autoencoder_model_ready{model="plain",version="1"}') == 1
 
 
+def test_huge_numbers_are_answered_and_spoil_no_metric(server: ServerProcess, stub: AutoencoderServiceStub) -> None:
+    rows = tensor(np.full((2, 4, 4), 3e38, np.float32))
+    stub.Reconstruct(pb.ReconstructRequest(model=TINY, rows=rows), timeout=TIMEOUT_S)
+    latents = tensor(np.full((1, 3), 3e38, np.float32))
+    stub.Interpolate(
+        pb.InterpolateRequest(
+            model=TINY, latents=pb.TensorPair(start=latents, end=latents), weights=pb.Weights(values=[-1.0, 2.0])
+        ),
+        timeout=TIMEOUT_S,
+    )
+    total = server.metric('autoencoder_reconstruction_error_sum{model="tiny",operation="reconstruct"}')
+    assert np.isfinite(total)
+    still_serves(stub)
+
+
 def test_the_http_port_answers_probes(server: ServerProcess) -> None:
     assert server.get("/healthz") == (200, "alive\n")
     assert server.get("/readyz") == (200, "ready\n")
