@@ -151,11 +151,13 @@ def fine_tune(context: Context, settings: recipes.FineTuning) -> nn.Linear:
     classifier = nn.Linear(network.latent_shape[0], dataset.class_count)
     nn.init.xavier_uniform_(classifier.weight)
     nn.init.zeros_(classifier.bias)
+    # Of small pictures it rounds to none: a pixel of an 8x8 digit is an eighth of it.
+    shift_pixels = round(settings.shift_share * min(network.row_shape))
 
     def batch_loss(indices: Tensor) -> tuple[Tensor, Tensor]:
         rows = dataset.train_rows[indices]
-        if settings.shift_pixels:
-            rows = shift(rows, settings.shift_pixels, context.generator)
+        if shift_pixels:
+            rows = shift(rows, shift_pixels, context.generator)
         values = functional.dropout(rows.flatten(1), settings.input_dropout)
         for index in range(len(network.encoder)):
             values = functional.dropout(network.encoder_layer(index, values), settings.dropout)

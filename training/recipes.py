@@ -155,8 +155,8 @@ class FineTuning(Optimisation):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # The share of the row's elements that are dropped in each step.
     input_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    # Rows are moved by up to so many pixels in both directions (augmentation); 0: not at all.
-    shift_pixels: Annotated[int, Field(ge=0, le=4)] = 0
+    # Rows are moved by up to this share of their height and width, in whole pixels (augmentation); 0: not at all.
+    shift_share: Annotated[float, Field(ge=0, le=0.25)] = 0.0
 
 
 class Greedy(Optimisation):
