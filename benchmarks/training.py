@@ -1,6 +1,6 @@
 """The figures of docs/training.md: every recipe on MNIST, and the comparisons that need a second run.
 
-    python benchmarks/training.py --data-dir DIR
+    python -m benchmarks.training --data-dir DIR
 
 Runs of exactly these recipes that are already in `runs/` are used again; the others are trained first. The tables go
 between the markers in docs/training.md, and all figures as JSON into `runs/benchmark/training.json`.
@@ -20,17 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from training import recipes
+from training.data import Dataset
+from training.runs import Run
+from training.train import evaluate_run, load_dataset, train
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from training import recipes  # noqa: E402
-from training.data import Dataset  # noqa: E402
-from training.runs import Run  # noqa: E402
-from training.train import evaluate_run, load_dataset, train  # noqa: E402
-
 PAGE = ROOT / "docs" / "training.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-COMMAND = "python benchmarks/training.py"
+COMMAND = "python -m benchmarks.training"
 
 Figures = dict[str, float]
 

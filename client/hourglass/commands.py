@@ -22,7 +22,9 @@ from hourglass.results import ModelCard, Spec
 
 __all__ = ["CommandError", "decode", "denoise", "encode", "interpolate", "models", "reconstruct"]
 
+# What a table has room for: these first, then the others in the card's order.
 _SHOWN_METRICS = 3
+_SHOWN_FIRST = ("psnr_db", "denoised_psnr_db", "classifier_accuracy", "linear_probe_accuracy", "ssim")
 
 
 def models(client: Client, arguments: argparse.Namespace) -> None:
@@ -38,7 +40,8 @@ def models(client: Client, arguments: argparse.Namespace) -> None:
 
 
 def _line(card: ModelCard) -> tuple[str, ...]:
-    metrics = list(card.metrics.items())[:_SHOWN_METRICS]
+    names = [name for name in _SHOWN_FIRST if name in card.metrics]
+    names += [name for name in card.metrics if name not in _SHOWN_FIRST]
     return (
         card.name,
         str(card.version),
@@ -46,7 +49,7 @@ def _line(card: ModelCard) -> tuple[str, ...]:
         _shape(card.input),
         _shape(card.latent),
         ",".join(card.operations),
-        " ".join(f"{name}={value:.4g}" for name, value in metrics),
+        " ".join(f"{name}={card.metrics[name]:.4g}" for name in names[:_SHOWN_METRICS]),
         card.provider.removesuffix("ExecutionProvider"),
     )
 

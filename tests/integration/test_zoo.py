@@ -127,6 +127,8 @@ def test_the_command_line_on_the_real_service(
     listed = hourglass(server, "models")
     assert listed.returncode == 0
     assert all(f"mnist-{recipe}" in listed.stdout for recipe in RECIPES)
+    assert listed.stdout.count(" psnr_db=") == len(RECIPES)
+    assert listed.stdout.count("denoised_psnr_db=") == 2
     assert {card["name"] for card in json.loads(hourglass(server, "models", "--json").stdout)} == {
         f"mnist-{recipe}" for recipe in RECIPES
     }
