@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from service.batcher import Batch, Batcher, Request
-from service.errors import Cancelled, DeadlineExceeded, ServiceError, Unavailable, internal_error
+from service.errors import Cancelled, DeadlineExceeded, ServiceError, internal_error
 from service.metrics import Metrics
 from service.tensors import Array, Rows, copy_rows
 
@@ -189,11 +189,13 @@ class Dispatcher:
                 began = self._clock()
                 outputs = self._programs[operation].run(rows, batch.row_count) if batch.wanted else None
                 now = self._clock()
+            if outputs is not None and any(len(output) != batch.row_count for output in outputs):
+                raise ValueError(f"{batch.row_count} rows went in, {[len(output) for output in outputs]} came out")
         except Exception:
             self._fail(batch, internal_error(f"a batch of {operation} failed"))
             return
         if outputs is None:
-            self._fail(batch, Unavailable("CANCELLED", "nobody waits for this batch"))
+            self._fail(batch, Cancelled("CANCELLED", "nobody waits for this batch"))
             return
         self._phases[operation, "compute"].observe(now - began)
         self._batch_rows.observe(batch.row_count)
@@ -230,10 +232,7 @@ class Dispatcher:
         for job in whole:
             queue_s = job.begun_at - job.admitted_at
             queue_phase.observe(queue_s)
-            self._answer(
-                job,
-                Result(outputs=_join(job.parts), queue_s=queue_s, compute_s=job.compute_s, batch_rows=job.batch_rows),
-            )
+            self._answer(job, _result(job, queue_s))
         self._phases[batch.operation, "respond"].observe(self._clock() - now)
 
     def _fail(self, batch: Batch[Job], error: ServiceError) -> None:
@@ -248,6 +247,14 @@ class Dispatcher:
             job.done(outcome)
         except Exception:  # a fault in one answer must not end the thread that serves the others
             log.exception("an answer failed", extra={"operation": job.operation})
+
+
+def _result(job: Job, queue_s: float) -> Result | ServiceError:
+    try:
+        outputs = _join(job.parts)
+    except Exception:  # no memory for a whole of the parts; the thread must go on
+        return internal_error("the parts of an answer could not be joined")
+    return Result(outputs=outputs, queue_s=queue_s, compute_s=job.compute_s, batch_rows=job.batch_rows)
 
 
 def _join(parts: list[tuple[int, Outputs]]) -> Outputs:

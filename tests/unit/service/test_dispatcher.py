@@ -126,6 +126,28 @@ def test_a_failed_batch_fails_only_its_own_requests_and_the_thread_lives(
         assert harness.submit(float(number))[1].result(WAIT_S).outputs[0][0, 0] == 2 * number
 
 
+def test_a_graph_that_loses_rows_is_an_error_not_a_short_answer(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(harness.program, "run", lambda rows, row_count: (rows[: row_count - 1],))
+    assert isinstance(harness.submit(1.0, 2.0)[1].exception(WAIT_S), Internal)
+    assert "2 rows went in, [1] came out" in caplog.text
+
+
+def test_parts_that_cannot_be_joined_cost_their_request_only(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory(parts: object) -> Outputs:
+        raise MemoryError("on purpose")
+
+    harness.program.may_go.set()
+    with monkeypatch.context() as patch:
+        patch.setattr("service.dispatcher._join", no_memory)
+        assert isinstance(harness.submit(*map(float, range(20)))[1].exception(WAIT_S), Internal)
+    for _ in range(4):
+        assert harness.submit(3.0)[1].result(WAIT_S).outputs[0][0, 0] == 6
+
+
 def test_an_answer_that_fails_does_not_end_the_thread(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     harness.program.may_go.set()
 
