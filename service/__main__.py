@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
-from types import FrameType
 
 from service import logs, settings
 from service.errors import StartError
 from service.server import Server
+from service.signals import Signals
 
 log = logging.getLogger("service")
 
@@ -19,24 +17,17 @@ log = logging.getLogger("service")
 def main() -> int:
     configuration = settings.read(sys.argv[1:], os.environ)
     human = logs.configure(format=configuration.log_format, level=configuration.log_level)
-    stop = threading.Event()
-    stop_now = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        # The second signal cuts the lame-duck delay short.
-        (stop_now if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
     try:
-        server = Server(configuration)
-        try:
-            server.start(stop_loading=stop.is_set)
-            if not stop.is_set():
-                _announce(server, configuration, banner=human)
-            stop.wait()
-        finally:
-            server.stop(wait=stop_now.wait)
+        with Signals() as signals:
+            server = Server(configuration)
+            try:
+                server.start(stop_loading=signals.pending)
+                if not signals.pending():
+                    _announce(server, configuration, banner=human)
+                signals.wait()
+            finally:
+                # The second signal cuts the lame-duck delay short.
+                server.stop(wait=signals.wait)
     except StartError as error:
         log.error("cannot start", extra={"reason": str(error)})
         return 1
