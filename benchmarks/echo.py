@@ -1,31 +1,52 @@
-"""The transport's limit: grpcio's public threaded server with a handler that does nothing.
+"""The limit of a transport: the service's own, with a handler that answers every message with the same bytes.
 
-python -m benchmarks.echo THREADS RESPONSE_BYTES     # prints its port; ends with its standard input
+python -m benchmarks.echo completion-queue|threaded THREADS RESPONSE_BYTES   # prints its port; ends with its stdin
 """
 
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-import grpc
+from prometheus_client import CollectorRegistry
+
+from service.calls import Call, Method
+from service.completion_queue import CompletionQueueTransport
+from service.metrics import Metrics
+from service.threaded import ThreadedTransport
+from service.transport import Limits, Transport
 
 
-def main(threads: int, response_bytes: int) -> None:
-    response = bytes(response_bytes)
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
-        lambda request, context: response
-    )
-    server = grpc.server(ThreadPoolExecutor(threads), options=[("grpc.max_receive_message_length", -1)])
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("autoencoder.v1.AutoencoderService", {"Encode": handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(port, flush=True)
+class _Bytes:
+    """What a transport asks of a message, for bytes that are there already."""
+
+    def __init__(self, content: bytes) -> None:
+        self.SerializeToString = lambda: content
+
+
+def main(kind: str, threads: int, response_bytes: int) -> None:
+    response: Any = _Bytes(bytes(response_bytes))
+
+    def answer(request: bytes, call: Call) -> None:
+        call.answer(lambda: response)
+
+    limits = Limits(max_concurrent_requests=4096, max_message_bytes=16 << 20, max_stream_requests=256)
+    metrics = Metrics(CollectorRegistry())
+    transport: Transport
+    if kind == "threaded":
+        transport = ThreadedTransport(threads=threads, limits=limits, metrics=metrics)
+    else:
+        transport = CompletionQueueTransport(limits=limits, metrics=metrics)
+    methods: dict[str, Method[Any]] = {
+        "Encode": Method(parse=bytes, handle=answer),
+        "Stream": Method(parse=bytes, handle=answer, stream=True),
+    }
+    transport.add_service("autoencoder.v1.AutoencoderService", methods)
+    print(transport.bind("127.0.0.1:0"), flush=True)
+    transport.start()
     sys.stdin.read()
-    server.stop(0).wait()
+    transport.stop(1.0)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from service.errors import ServiceError
+from service.errors import InvalidArgument, ServiceError, internal_error
 
 
 class Call(Protocol):
-    """One RPC on its way. `answer` or `fail` is called exactly once, from any thread."""
+    """One request on its way: an RPC, or one message of a stream. `answer` or `fail` is called exactly once, from any
+    thread."""
 
     @property
     def caller(self) -> str:
@@ -30,7 +31,7 @@ class Call(Protocol):
         """Answer with the message that `build` makes, in a thread of the transport's choice."""
 
     def fail(self, error: ServiceError) -> None:
-        """Answer with an error."""
+        """Answer with an error; on a stream it ends the whole stream."""
 
 
 M = TypeVar("M", bound=Message)
@@ -38,7 +39,32 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[M]):
-    """One unary RPC: how to read a request, and what to do with it. `handle` may raise any error."""
+    """One RPC: how to read a request, and what to do with it. `handle` may raise any error.
+
+    Of a bidirectional `stream` every message is a call of its own, answered by one message, in any order.
+    """
 
     parse: Callable[[bytes], M]
     handle: Callable[[M, Call], None]
+    stream: bool = False
+
+
+class Work(Protocol):
+    """A thread that also does something else when it has nothing to do."""
+
+    def schedule(self, step: Callable[[], bool]) -> None:
+        """Call `step` in that thread, soon, and again until it returns False. To be called in that thread."""
+
+
+def perform(method: Method[Any], request: bytes, call: Call) -> None:
+    """Read a request and hand it to the method; whatever that raises is the answer."""
+    try:
+        try:
+            message = method.parse(request)
+        except DecodeError as error:
+            raise InvalidArgument("BAD_MESSAGE", f"the {len(request)} bytes are not a valid request message") from error
+        method.handle(message, call)
+    except ServiceError as error:
+        call.fail(error)
+    except Exception:
+        call.fail(internal_error("a handler failed"))

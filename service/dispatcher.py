@@ -1,7 +1,8 @@
-"""The driver of a batcher: threads that copy rows into a batch, run it and hand each request its part.
+"""The driver of a batcher: copies rows into a batch, runs it and hands each request its part.
 
-Two threads a model take turns at the session: while one runs a batch, the other hands out results and prepares the next
-full batch. The batcher and the requests are touched under one lock only.
+Where a batch is short work, the transport's own thread runs it when no event is ready: nothing is handed over between
+threads. Else two threads a model take turns at the session: while one runs a batch, the other hands out results and
+prepares the next full batch. The batcher and the requests are touched under one lock only.
 
 Shape legend: B rows of a request, N rows of a batch, D... the dimensions of a row.
 """
@@ -19,6 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from service.batcher import Batch, Batcher, Request
+from service.calls import Work
 from service.errors import Cancelled, DeadlineExceeded, ServiceError, internal_error
 from service.metrics import Metrics
 from service.tensors import Array, Rows, copy_rows
@@ -69,8 +71,9 @@ class Job(Request):
 class Dispatcher:
     """Runs jobs until it is closed. `padded_rows` is the session's; buffers are kept for each thread and operation.
 
-    Each thread runs `warm_up` first: onnxruntime's CUDA provider keeps handles for each thread that runs a session, and
-    no request should pay for making them. Raises what `warm_up` raises.
+    With `work` the batches are run there, and `submit` must be called there; else by threads of its own. Each of those
+    runs `warm_up` first: onnxruntime's CUDA provider keeps handles for each thread that runs a session, and no request
+    should pay for making them. Raises what `warm_up` raises.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Dispatcher:
         max_batch_rows: int,
         max_queue_rows: int,
         metrics: Metrics,
+        work: Work | None = None,
         warm_up: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -100,9 +104,19 @@ class Dispatcher:
         }
         self._batch_rows = metrics.batch_rows.labels(model)
         self._padding_rows = metrics.batch_padding_rows.labels(model)
+        self._work = work
+        self._scheduled = False
+        self._buffers: dict[str, Rows] = {}
+        self._threads: list[threading.Thread] = []
+        if work is None:
+            self._start_threads(model, warm_up)
+
+    def _start_threads(self, model: str, warm_up: Callable[[], None]) -> None:
         warm: list[Future[None]] = [Future() for _ in range(THREADS)]
         self._threads = [
-            threading.Thread(target=self._work, args=(warm_up, future), name=f"{model}-{number}", daemon=True)
+            threading.Thread(
+                target=self._serve, args=(warm_up, future), name=f"{model}-{number}", daemon=True
+            )
             for number, future in enumerate(warm)
         ]
         for thread in self._threads:
@@ -120,8 +134,11 @@ class Dispatcher:
         """Admit a job. Raises Overloaded, TooLarge or Unavailable; then `done` is not called."""
         with self._changed:
             self._batcher.admit(job, self._clock())
-            if self._batcher.has_work:
+            if self._work is None and self._batcher.has_work:
                 self._changed.notify()
+        if self._work is not None and not self._scheduled:
+            self._scheduled = True
+            self._work.schedule(self._step)
 
     def cancel(self, job: Job) -> None:
         """The caller went away. Nothing happens where the job was answered already."""
@@ -140,8 +157,21 @@ class Dispatcher:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        if self._work is not None:
+            while self._step():
+                pass
 
-    def _work(self, warm_up: Callable[[], None], warm: Future[None]) -> None:
+    def _step(self) -> bool:
+        """Run one batch, here and now. Returns whether there is more to run."""
+        with self._changed:
+            batch, expired, now = self._take()
+        self._expire(expired, now)
+        if batch is not None:
+            self._run(batch, self._buffers)
+        self._scheduled = self._batcher.has_work
+        return self._scheduled
+
+    def _serve(self, warm_up: Callable[[], None], warm: Future[None]) -> None:
         try:
             with self._session_turn:
                 warm_up()
@@ -157,27 +187,30 @@ class Dispatcher:
         while True:
             with self._changed:
                 while True:
-                    now = self._clock()
-                    batch = self._batcher.next_batch(now)
-                    expired = self._batcher.take_expired()
+                    batch, expired, now = self._take()
                     if batch is not None or expired:
                         break
                     if self._stopping and self._batcher.queued_rows == 0:
                         return None
                     self._changed.wait()
-                if batch is not None:
-                    for job, start, _ in batch.slices:
-                        if start == 0:
-                            job.begun_at = now
-            for job in expired:
-                self._answer(
-                    job,
-                    DeadlineExceeded(
-                        "DEADLINE", f"the deadline cannot be met after {now - job.admitted_at:.4f} s in the queue"
-                    ),
-                )
+            self._expire(expired, now)
             if batch is not None:
                 return batch
+
+    def _take(self) -> tuple[Batch[Job] | None, list[Job], float]:
+        """The next batch, the jobs that cannot be run in time any more, and when that was."""
+        now = self._clock()
+        batch = self._batcher.next_batch(now)
+        if batch is not None:
+            for job, start, _ in batch.slices:
+                if start == 0:
+                    job.begun_at = now
+        return batch, self._batcher.take_expired(), now
+
+    def _expire(self, jobs: list[Job], now: float) -> None:
+        for job in jobs:
+            text = f"the deadline cannot be met after {now - job.admitted_at:.4f} s in the queue"
+            self._answer(job, DeadlineExceeded("DEADLINE", text))
 
     def _run(self, batch: Batch[Job], buffers: dict[str, Rows]) -> None:
         operation = batch.operation

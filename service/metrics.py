@@ -61,6 +61,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.transport_info = Gauge(
+            "autoencoder_transport_info",
+            "1 for the transport in use: threaded is the slower fall-back",
+            ["transport"],
+            registry=registry,
+        )
         self.model_info = Gauge(
             "autoencoder_model_info",
             "1 for each model that is loaded",

@@ -5,20 +5,26 @@ Shape legend: B rows, P pairs, S points of a path, D... the dimensions of a row,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from autoencoder.v1 import model_pb2
-from service.calls import Call
+from service.calls import Call, Work
 from service.dispatcher import Dispatcher, Done, Job, Outputs, Result
 from service.errors import ServiceError, TooLarge, Unsupported, internal_error
 from service.metrics import NOVEL, Metrics
 from service.packages import Package, novelty
 from service.paths import Path
 from service.session import Session, batch_sizes
-from service.tensors import Array, Rows, as_float32
+from service.tensors import Array, Rows, Spec, as_float32
+
+# While the transport's thread runs a batch it moves no bytes and answers no probe: for no longer than this.
+_SHORT_S = 0.010
+# Smaller batches would cost more in calls of the graph than is won by staying in one thread.
+_LEAST_BATCH_ROWS = 8
 
 ENCODE, DECODE, RECONSTRUCT, DENOISE = "encode", "decode", "reconstruct", "denoise"
 INTERPOLATE = "interpolate"
@@ -52,15 +58,25 @@ class _RoundTrip:
 class ServedModel:
     """Owns the session and the dispatcher of a package; `close` runs what waits and frees both.
 
-    The session is warmed before this returns; raises what the session raises.
+    The session is warmed before this returns; raises what the session raises. `work`: the transport's thread, where
+    batches are run on a CPU, of as many rows as are done in ten milliseconds; None where there is no such thread.
     """
 
     def __init__(
-        self, package: Package, session: Session, *, max_batch_rows: int, max_queue_rows: int, metrics: Metrics
+        self,
+        package: Package,
+        session: Session,
+        *,
+        max_batch_rows: int,
+        max_queue_rows: int,
+        metrics: Metrics,
+        work: Work | None = None,
     ) -> None:
         self.manifest = package.manifest
         self.name = package.manifest.name
         self.version = package.manifest.version
+        self.input = Spec.of(package.manifest.input)
+        self.latent = Spec.of(package.manifest.latent)
         self._session = session
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
@@ -81,6 +97,13 @@ class ServedModel:
                 session.reconstruct(rows)
                 session.decode(np.zeros((size, *package.latent_shape), np.float32))
 
+        inline = False
+        if not session.on_gpu:
+            warm_up()
+            short_rows = _short_batch_rows(session, package.input_shape, max_batch_rows)
+            inline = work is not None and short_rows >= min(max_batch_rows, _LEAST_BATCH_ROWS)
+            max_batch_rows = short_rows if inline else max_batch_rows
+        self.max_batch_rows = max_batch_rows
         self._dispatcher = Dispatcher(
             model=self.name,
             programs={
@@ -93,7 +116,8 @@ class ServedModel:
             max_batch_rows=max_batch_rows,
             max_queue_rows=max_queue_rows,
             metrics=metrics,
-            warm_up=warm_up,
+            work=work if inline else None,
+            warm_up=warm_up if session.on_gpu else lambda: None,
         )
         metrics.queue_rows.labels(self.name, str(self.version)).set_function(lambda: self._dispatcher.queued_rows)
 
@@ -226,3 +250,21 @@ class ServedModel:
             done(outcome)
 
         return self._counted(operation, row_count, watching)
+
+
+def _short_batch_rows(session: Session, row_shape: tuple[int, ...], max_batch_rows: int) -> int:
+    """The rows of the largest batch, by halves of `max_batch_rows`, that both graphs are done with in `_SHORT_S`.
+
+    The best of three runs counts, for the machine may be busy with something else.
+    """
+    row_count = max_batch_rows
+    while row_count > 1 and min(_run_s(session, row_shape, row_count) for _ in range(3)) > _SHORT_S:
+        row_count //= 2
+    return row_count
+
+
+def _run_s(session: Session, row_shape: tuple[int, ...], row_count: int) -> float:
+    rows = np.zeros((session.padded_rows(row_count), *row_shape), np.float32)
+    began = time.monotonic()
+    session.reconstruct(rows)
+    return time.monotonic() - began

@@ -12,6 +12,7 @@ import numpy as np
 
 from autoencoder.v1 import autoencoder_pb2, model_pb2
 from service import packages
+from service.calls import Work
 from service.errors import InvalidArgument, NotFound, PackageError, Unavailable
 from service.metrics import Metrics
 from service.model import ServedModel
@@ -25,8 +26,16 @@ class Repository:
     """Loads packages, hands out models and closes them. `get` and `all` may be called from any thread."""
 
     def __init__(
-        self, *, device: Device, threads: int, max_batch_rows: int, max_queue_rows: int, metrics: Metrics
+        self,
+        *,
+        device: Device,
+        threads: int,
+        max_batch_rows: int,
+        max_queue_rows: int,
+        metrics: Metrics,
+        work: Work | None = None,
     ) -> None:
+        self._work = work
         self._device = device
         self._threads = threads
         self._max_batch_rows = max_batch_rows
@@ -71,6 +80,7 @@ class Repository:
                 max_batch_rows=self._max_batch_rows,
                 max_queue_rows=self._max_queue_rows,
                 metrics=self._metrics,
+                work=self._work,
             )
         except PackageError:
             session.close()
@@ -81,7 +91,7 @@ class Repository:
         load_s = time.monotonic() - began
         manifest = package.manifest
         manifest.runtime.provider = self._device.provider
-        manifest.runtime.max_batch_rows = self._max_batch_rows
+        manifest.runtime.max_batch_rows = model.max_batch_rows
         manifest.runtime.load_seconds = load_s
         manifest.runtime.ready_time.GetCurrentTime()
         with self._lock:
@@ -98,6 +108,7 @@ class Repository:
                 "variant": manifest.variant,
                 "provider": self._device.provider,
                 "load_s": round(load_s, 3),
+                "batch_rows": model.max_batch_rows,
             },
         )
         return model

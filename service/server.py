@@ -14,6 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from service import completion_queue
+from service.completion_queue import CompletionQueueTransport
 from service.errors import PackageError, StartError
 from service.metrics import Metrics
 from service.probes import Probes
@@ -21,7 +23,8 @@ from service.repository import Repository
 from service.servicer import SERVICE, Servicer
 from service.session import choose_device, cpu_limit
 from service.settings import Settings
-from service.transport import ThreadedTransport
+from service.threaded import ThreadedTransport
+from service.transport import Limits, Transport
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +43,14 @@ class Server:
         self._ready = threading.Event()
         self.device = choose_device(settings.device, gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes)
         metrics = Metrics(CollectorRegistry())
+        self._transport = _transport(settings, metrics)
         self.repository = Repository(
             device=self.device,
             threads=settings.threads or cpu_limit(),
             max_batch_rows=settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             metrics=metrics,
-        )
-        self._transport = ThreadedTransport(
-            threads=settings.handler_threads,
-            max_concurrent_requests=settings.max_concurrent_requests,
-            max_message_bytes=settings.max_message_bytes,
-            metrics=metrics,
+            work=self._transport.work,
         )
         servicer = Servicer(self.repository, max_interpolation_points=settings.max_interpolation_points)
         self._transport.add_service(SERVICE, servicer.methods())
@@ -103,6 +102,25 @@ class Server:
         self._transport.stop(self._settings.drain_s)
         self.repository.close()
         self._probes.stop()
+
+
+def _transport(settings: Settings, metrics: Metrics) -> Transport:
+    """Raises StartError where the completion queue was asked for by name and cannot be used."""
+    limits = Limits(
+        max_concurrent_requests=settings.max_concurrent_requests,
+        max_message_bytes=settings.max_message_bytes,
+        max_stream_requests=settings.max_stream_requests,
+    )
+    reason = None if settings.transport == "threaded" else completion_queue.why_not()
+    if reason and settings.transport == "completion-queue":
+        raise StartError(f"--transport completion-queue: {reason}")
+    if reason:
+        log.warning("the slower threaded transport is used", extra={"reason": reason})
+    if reason or settings.transport == "threaded":
+        metrics.transport_info.labels("threaded").set(1)
+        return ThreadedTransport(threads=settings.handler_threads, limits=limits, metrics=metrics)
+    metrics.transport_info.labels("completion-queue").set(1)
+    return CompletionQueueTransport(limits=limits, metrics=metrics)
 
 
 def _address(host: str, port: int) -> str:

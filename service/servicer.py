@@ -9,7 +9,6 @@ import numpy as np
 from google.protobuf.message import Message
 
 from autoencoder.v1 import autoencoder_pb2 as pb
-from autoencoder.v1 import model_pb2
 from service import paths, tensors
 from service.calls import Call, Method
 from service.dispatcher import Done, Result
@@ -47,7 +46,7 @@ class Servicer:
 
     def encode(self, request: pb.EncodeRequest, call: Call) -> None:
         model, dtype = self._asked(request)
-        rows = tensors.decode("rows", request.rows, model.manifest.input)
+        rows = tensors.decode("rows", request.rows, model.input)
 
         def response(result: Result) -> Message:
             (latents,) = result.outputs
@@ -57,7 +56,7 @@ class Servicer:
 
     def decode(self, request: pb.DecodeRequest, call: Call) -> None:
         model, dtype = self._asked(request)
-        latents = tensors.decode("latents", request.latents, model.manifest.latent)
+        latents = tensors.decode("latents", request.latents, model.latent)
 
         def response(result: Result) -> Message:
             (rows,) = result.outputs
@@ -67,7 +66,7 @@ class Servicer:
 
     def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> None:
         model, dtype = self._asked(request)
-        rows = tensors.decode("rows", request.rows, model.manifest.input)
+        rows = tensors.decode("rows", request.rows, model.input)
 
         def response(result: Result) -> Message:
             reconstructions, errors = result.outputs
@@ -82,7 +81,7 @@ class Servicer:
 
     def denoise(self, request: pb.DenoiseRequest, call: Call) -> None:
         model, dtype = self._asked(request)
-        rows = tensors.decode("rows", request.rows, model.manifest.input)
+        rows = tensors.decode("rows", request.rows, model.input)
 
         def response(result: Result) -> Message:
             clean, errors = result.outputs
@@ -110,10 +109,10 @@ class Servicer:
         reply = _reply(call, response)
         match request.WhichOneof("ends"):
             case "rows":
-                start, end = _pair("rows", request.rows, model.manifest.input)
+                start, end = _pair("rows", request.rows, model.input)
                 model.interpolate_rows(start, end, path, call, reply)
             case "latents":
-                start, end = _pair("latents", request.latents, model.manifest.latent)
+                start, end = _pair("latents", request.latents, model.latent)
                 model.interpolate_latents(start, end, path, call, reply)
             case _:
                 raise InvalidArgument("NO_ENDS", "rows or latents: one of them must be given")
@@ -157,7 +156,7 @@ class Servicer:
         return paths.Path(method=method, weights=weights)
 
 
-def _pair(field: str, pair: pb.TensorPair, spec: model_pb2.TensorSpec) -> tuple[tensors.Array, tensors.Array]:
+def _pair(field: str, pair: pb.TensorPair, spec: tensors.Spec) -> tuple[tensors.Array, tensors.Array]:
     start = tensors.decode(f"{field}.start", pair.start, spec)
     end = tensors.decode(f"{field}.end", pair.end, spec)
     if len(start) != len(end):

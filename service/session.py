@@ -32,6 +32,9 @@ TENSORRT = "TensorrtExecutionProvider"
 class Session(Protocol):
     """One loaded model. One call at a time; the rows' number is one that `padded_rows` returned."""
 
+    @property
+    def on_gpu(self) -> bool: ...
+
     def padded_rows(self, row_count: int) -> int:
         """How many rows to run for `row_count`: the next fixed size where shapes matter, else the same."""
 
@@ -114,6 +117,7 @@ class OnnxSession:
     """
 
     def __init__(self, package: Package, device: Device, *, threads: int, max_batch_rows: int) -> None:
+        self.on_gpu = device.name != "cpu"
         self._sizes = batch_sizes(max_batch_rows) if device.fixed_shapes else None
         self._encoder = _load(ENCODER, package.encoder, device, threads, package.input_shape)
         self._decoder = _load(DECODER, package.decoder, device, threads, package.latent_shape)

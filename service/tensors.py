@@ -6,6 +6,9 @@ Shape legend: B rows, D... the dimensions of one row.
 from __future__ import annotations
 
 import math
+import sys
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,24 +25,41 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     model_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
     model_pb2.DATA_TYPE_UINT8: np.dtype("u1"),
 }
+_UINT8 = int(model_pb2.DATA_TYPE_UINT8)
+# A name's way to the number that the generated type wants.
+_WIRE_DTYPES = {number: model_pb2.DataType.Name(number) for number in model_pb2.DataType.values()}
+_IS_LITTLE_ENDIAN = sys.byteorder == "little"
 _UINT8_SCALE = np.float32(1.0 / 255.0)
 
 
-def decode(field: str, tensor: autoencoder_pb2.Tensor, spec: model_pb2.TensorSpec) -> Array:
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What rows or latents of a model must be: their shape D..., and whether they may come as UINT8."""
+
+    row_shape: tuple[int, ...]
+    is_image: bool
+
+    @classmethod
+    def of(cls, spec: model_pb2.TensorSpec) -> Self:
+        return cls(row_shape=tuple(spec.row_shape), is_image=spec.kind == model_pb2.TENSOR_KIND_IMAGE)
+
+
+def decode(field: str, tensor: autoencoder_pb2.Tensor, spec: Spec) -> Array:
     """A view of the tensor's bytes as an array [B, D...] of the type that was sent; nothing is copied.
 
     Raises InvalidArgument, naming `field`, where the tensor breaks a rule of `spec` or of the wire format.
     """
-    dtype = _DTYPES.get(tensor.dtype)
+    number = tensor.dtype
+    dtype = _DTYPES.get(number)
     if dtype is None:
         raise InvalidArgument(
-            "BAD_DTYPE", f"{field}.dtype: must be FLOAT32, FLOAT16 or UINT8; got {_dtype_name(tensor.dtype)}"
+            "BAD_DTYPE", f"{field}.dtype: must be FLOAT32, FLOAT16 or UINT8; got {_dtype_name(number)}"
         )
-    if tensor.dtype == model_pb2.DATA_TYPE_UINT8 and spec.kind != model_pb2.TENSOR_KIND_IMAGE:
+    if number == _UINT8 and not spec.is_image:
         raise InvalidArgument("BAD_DTYPE", f"{field}.dtype: UINT8 is only for rows of images; send FLOAT32 or FLOAT16")
-    shape, row_shape = tuple(tensor.shape), tuple(spec.row_shape)
-    if shape[1:] != row_shape or not shape:
-        wanted = ", ".join(("rows", *map(str, row_shape)))
+    shape = tuple(tensor.shape)
+    if shape[1:] != spec.row_shape or not shape:
+        wanted = ", ".join(("rows", *map(str, spec.row_shape)))
         raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must be [{wanted}]; got {_short(shape)}")
     if shape[0] < 1:
         raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must have at least one row; got {shape[0]}")
@@ -48,21 +68,14 @@ def decode(field: str, tensor: autoencoder_pb2.Tensor, spec: model_pb2.TensorSpe
     if len(data) != wanted_bytes:
         raise InvalidArgument(
             "BAD_DATA_LENGTH",
-            f"{field}.data: {_dtype_name(tensor.dtype)} of shape {_short(shape)} has {wanted_bytes} bytes; "
-            f"got {len(data)}",
+            f"{field}.data: {_dtype_name(number)} of shape {_short(shape)} has {wanted_bytes} bytes; got {len(data)}",
         )
-    array = np.frombuffer(data, dtype).reshape(shape)
-    if dtype.kind == "f" and not all_finite(array):
+    elements = np.frombuffer(data, dtype)
+    array = elements.reshape(shape)
+    if number != _UINT8 and not np.isfinite(elements).all():
         row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
         raise InvalidArgument("NOT_FINITE", f"{field}.data: row {row} holds NaN or infinity")
     return array
-
-
-def all_finite(array: npt.NDArray[np.generic]) -> bool:
-    """Whether no element is NaN or infinite. A sum tells it in one pass without a temporary, unless it overflows."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.reduce(array, axis=None, dtype=np.float32)
-    return bool(np.isfinite(total)) or bool(np.isfinite(array).all())
 
 
 def copy_rows(source: Array, target: Rows) -> None:
@@ -93,9 +106,12 @@ def output_dtype(number: int) -> int:
 
 def encode(array: Rows, dtype: int) -> autoencoder_pb2.Tensor:
     """The wire form of an array; values beyond FLOAT16's range become infinite there."""
-    with np.errstate(over="ignore"):
-        data = array.astype(_DTYPES[dtype], copy=False).tobytes()
-    return autoencoder_pb2.Tensor(dtype=model_pb2.DataType.Name(dtype), shape=array.shape, data=data)
+    if dtype == model_pb2.DATA_TYPE_FLOAT16:
+        with np.errstate(over="ignore"):
+            array = array.astype(_DTYPES[dtype])
+    elif not _IS_LITTLE_ENDIAN:
+        array = array.astype(_DTYPES[dtype])
+    return autoencoder_pb2.Tensor(dtype=_WIRE_DTYPES[dtype], shape=array.shape, data=array.tobytes())
 
 
 def _dtype_name(number: int) -> str:

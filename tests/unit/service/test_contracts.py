@@ -26,7 +26,7 @@ SERVICE_MODULES = sorted((ROOT / "service").glob("*.py"))
 
 # module: those of the service that may import it; all others may not.
 ALLOWED = {
-    "grpc": {"transport", "statuses", "server"},
+    "grpc": {"transport", "threaded", "completion_queue", "statuses", "server"},
     "grpc_health": {"server"},
     "grpc_reflection": {"server"},
     "onnxruntime": {"session"},
@@ -162,7 +162,7 @@ def test_metric_names_are_the_contract() -> None:
         for name in (
             "rpc_requests", "rpc_duration_seconds", "rows", "phase_duration_seconds", "batch_rows",
             "batch_padding_rows", "queue_rows", "requests_in_flight", "rejected_requests", "model_info",
-            "model_load_duration_seconds", "model_ready", "reconstruction_error", "novel_rows",
+            "model_load_duration_seconds", "model_ready", "transport_info", "reconstruction_error", "novel_rows",
         )
     }  # fmt: skip
 

@@ -11,8 +11,8 @@ from autoencoder.v1 import model_pb2
 from service import tensors
 from service.errors import InvalidArgument, ServiceError
 
-IMAGE = model_pb2.TensorSpec(dtype=model_pb2.DATA_TYPE_FLOAT32, row_shape=[2, 3], kind=model_pb2.TENSOR_KIND_IMAGE)
-VECTOR = model_pb2.TensorSpec(dtype=model_pb2.DATA_TYPE_FLOAT32, row_shape=[6], kind=model_pb2.TENSOR_KIND_VECTOR)
+IMAGE = tensors.Spec(row_shape=(2, 3), is_image=True)
+VECTOR = tensors.Spec(row_shape=(6,), is_image=False)
 
 
 def tensor(array: np.ndarray, dtype: int = model_pb2.DATA_TYPE_FLOAT32, **changes: object) -> pb.Tensor:
@@ -84,7 +84,7 @@ GOOD = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
         (tensor(np.full((1, 2, 3), np.inf, "f2"), dtype=2), IMAGE, "row 0 holds NaN or infinity"),
     ],
 )
-def test_a_broken_rule_is_named_with_its_value(sent: pb.Tensor, spec: model_pb2.TensorSpec, says: str) -> None:
+def test_a_broken_rule_is_named_with_its_value(sent: pb.Tensor, spec: tensors.Spec, says: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         tensors.decode("rows", sent, spec)
     assert says in caught.value.text
