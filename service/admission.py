@@ -18,7 +18,8 @@ class Admission:
 
     def __init__(self, max_requests: int) -> None:
         self._max_requests = max_requests
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside = 0
         self._refused = 0
         self._draining = False
@@ -29,7 +30,7 @@ class Admission:
 
     def enter(self) -> None:
         """Let a call in, which must `leave`. Raises Unavailable at a stop and Overloaded where there are too many."""
-        with self._changed:
+        with self._lock:
             if self._draining:
                 self._refused += 1
                 self._changed.notify_all()
@@ -43,7 +44,7 @@ class Admission:
             self._inside += 1
 
     def leave(self) -> None:
-        with self._changed:
+        with self._lock:
             self._inside -= 1
             if self._draining:
                 self._changed.notify_all()

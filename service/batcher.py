@@ -128,8 +128,13 @@ class Batcher(Generic[R]):
                 retry_after_s=_RETRY_AFTER_S,
             )
         request.admitted_at = now
-        queue = self._queues.setdefault(request.operation, _Queue())
-        queue.callers.setdefault(request.caller, deque()).append(request)
+        queue = self._queues.get(request.operation)
+        if queue is None:
+            queue = self._queues[request.operation] = _Queue()
+        requests = queue.callers.get(request.caller)
+        if requests is None:
+            requests = queue.callers[request.caller] = deque()
+        requests.append(request)
         queue.row_count += request.row_count
         self.queued_rows += request.row_count
 

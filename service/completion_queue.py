@@ -163,6 +163,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
         self._work: deque[Callable[[], bool]] = deque()
         self._posted: deque[Callable[[], None]] = deque()
         self._woken = False
+        self._ident = 0
         self._thread = threading.Thread(target=self._run, name="completion-queue", daemon=True)
 
     def add_method(self, full_name: str, method: Method[Any], meter: Meter) -> None:
@@ -192,7 +193,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
 
     @property
     def is_here(self) -> bool:
-        return threading.get_ident() == self._thread.ident
+        return threading.get_ident() == self._ident
 
     def post(self, call: Any, action: Callable[[], None]) -> None:
         """Have `action` done by the loop. From any thread; `call`, which must not have been answered yet, carries the
@@ -214,6 +215,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
 
     def _run(self) -> None:
         state, poll, methods, work = self._state, self._state.completion_queue.poll, self._methods, self._work
+        self._ident = threading.get_ident()
         events = 0
         watch_at = 0.0
         going_on = True
@@ -290,8 +292,8 @@ class _Rpc:
         self._cancelled = False
         self._admitted = False
         self.began = time.monotonic()
-        self.caller = event.call.peer().decode()
-        self.deadline = self.began + (event.call_details.deadline - time.time())
+        self.caller: str = event.call.peer().decode()
+        self.deadline: float = self.began + (event.call_details.deadline - time.time())
         loop._state.rpc_states.add(self)
 
     def _start(self, operations: tuple[Any, ...], tag: Callable[[Event], None]) -> bool:

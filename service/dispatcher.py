@@ -93,7 +93,8 @@ class Dispatcher:
         self._padded_rows = padded_rows
         self._batcher: Batcher[Job] = Batcher(max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows)
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._session_turn = threading.Lock()
         self._stopping = False
         phases = metrics.phase_duration
@@ -114,9 +115,7 @@ class Dispatcher:
     def _start_threads(self, model: str, warm_up: Callable[[], None]) -> None:
         warm: list[Future[None]] = [Future() for _ in range(THREADS)]
         self._threads = [
-            threading.Thread(
-                target=self._serve, args=(warm_up, future), name=f"{model}-{number}", daemon=True
-            )
+            threading.Thread(target=self._serve, args=(warm_up, future), name=f"{model}-{number}", daemon=True)
             for number, future in enumerate(warm)
         ]
         for thread in self._threads:
@@ -132,7 +131,7 @@ class Dispatcher:
 
     def submit(self, job: Job) -> None:
         """Admit a job. Raises Overloaded, TooLarge or Unavailable; then `done` is not called."""
-        with self._changed:
+        with self._lock:
             self._batcher.admit(job, self._clock())
             if self._work is None and self._batcher.has_work:
                 self._changed.notify()
@@ -163,7 +162,7 @@ class Dispatcher:
 
     def _step(self) -> bool:
         """Run one batch, here and now. Returns whether there is more to run."""
-        with self._changed:
+        with self._lock:
             batch, expired, now = self._take()
         self._expire(expired, now)
         if batch is not None:
@@ -251,20 +250,20 @@ class Dispatcher:
 
     def _respond(self, batch: Batch[Job], outputs: Outputs, *, now: float, run_s: float) -> None:
         position = 0
-        with self._changed:
+        with self._lock:
             for job, start, stop in batch.slices:
                 end = position + stop - start
-                job.parts.append((start, tuple(output[position:end] for output in outputs)))
+                job.parts.append((start, tuple([output[position:end] for output in outputs])))
                 job.compute_s += run_s
                 job.batch_rows = max(job.batch_rows, batch.row_count)
                 position = end
             whole = self._batcher.complete(batch, now=now, run_s=run_s)
             # One batch fewer is out: the other thread may take the next.
             self._changed.notify()
-        queue_phase = self._phases[batch.operation, "queue"]
+        observe_queue = self._phases[batch.operation, "queue"].observe
         for job in whole:
             queue_s = job.begun_at - job.admitted_at
-            queue_phase.observe(queue_s)
+            observe_queue(queue_s)
             self._answer(job, _result(job, queue_s))
         self._phases[batch.operation, "respond"].observe(self._clock() - now)
 

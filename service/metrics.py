@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,20 +28,20 @@ class Metrics:
         self.rpc_requests = Counter(
             "autoencoder_rpc_requests", "RPCs that ended, by gRPC status", ["method", "code"], registry=registry
         )
-        self.rpc_duration = Histogram(
+        self.rpc_duration = BulkHistogram(
             "autoencoder_rpc_duration_seconds",
             "Time from the first handler code of an RPC to its answer",
-            ["method"],
-            buckets=RPC_BUCKETS_S,
-            registry=registry,
+            ("method",),
+            RPC_BUCKETS_S,
+            registry,
         )
         self.rows = Counter("autoencoder_rows", "Rows answered", ["model", "version", "operation"], registry=registry)
-        self.phase_duration = Histogram(
+        self.phase_duration = BulkHistogram(
             "autoencoder_phase_duration_seconds",
             "Where time goes: queue a request; assemble, compute and respond a batch",
-            ["model", "operation", "phase"],
-            buckets=PHASE_BUCKETS_S,
-            registry=registry,
+            ("model", "operation", "phase"),
+            PHASE_BUCKETS_S,
+            registry,
         )
         self.batch_rows = Histogram(
             "autoencoder_batch_rows", "Rows a batch, without padding", ["model"], buckets=ROW_BUCKETS, registry=registry
@@ -54,6 +55,12 @@ class Metrics:
         self.queue_rows = Gauge("autoencoder_queue_rows", "Rows that wait", ["model", "version"], registry=registry)
         self.requests_in_flight = Gauge(
             "autoencoder_requests_in_flight", "RPCs that have begun and not ended", registry=registry
+        )
+        self.stream_messages = Counter(
+            "autoencoder_stream_messages",
+            "Messages of streams that were answered, by gRPC status",
+            ["code"],
+            registry=registry,
         )
         self.rejected_requests = Counter(
             "autoencoder_rejected_requests",
@@ -86,12 +93,13 @@ class Metrics:
             ["model", "version"],
             registry=registry,
         )
-        self.reconstruction_error = RowHistogram(
+        self.reconstruction_error = BulkHistogram(
             "autoencoder_reconstruction_error",
             "Mean squared difference between a row and what the model made of it",
+            ("model", "operation"),
             ERROR_BUCKETS,
+            registry,
         )
-        registry.register(self.reconstruction_error)
         self.novel_rows = Counter(
             "autoencoder_novel_rows",
             f"Rows whose reconstruction error is above {NOVEL:.0%} of the validation rows'",
@@ -100,29 +108,75 @@ class Metrics:
         )
 
 
-class RowHistogram(Collector):
-    """A histogram by model and operation that takes many values at once: one at a time they cost more than the rows."""
+class BulkHistogram(Collector):
+    """A histogram that takes values cheaply and sorts them into its buckets many at a time.
 
-    def __init__(self, name: str, documentation: str, buckets: tuple[float, ...]) -> None:
+    The library's own costs microseconds a value, where an answer costs tens of them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: tuple[str, ...],
+        buckets: tuple[float, ...],
+        registry: CollectorRegistry,
+    ) -> None:
         self._name = name
         self._documentation = documentation
+        self._labels = labels
         self._bounds = np.asarray(buckets)
         self._lock = threading.Lock()
-        self._series: dict[tuple[str, str], tuple[npt.NDArray[np.int64], float]] = {}
+        self._series: dict[tuple[str, ...], Series] = {}
+        registry.register(self)
 
-    def observe(self, model: str, operation: str, values: npt.NDArray[np.float32]) -> None:
-        bins = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._bounds) + 1)
-        # Rows of huge numbers have infinite errors; one of them must not make the sum infinite for ever.
-        total = float(values[np.isfinite(values)].sum(dtype=np.float64))
+    def labels(self, *values: str) -> Series:
         with self._lock:
-            counts, before = self._series.get((model, operation), (np.zeros(len(bins), np.int64), 0.0))
-            self._series[model, operation] = (counts + bins, before + total)
+            return self._series.setdefault(values, Series(self._bounds))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._documentation, labels=["model", "operation"])
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         bounds = [*map(str, self._bounds.tolist()), "+Inf"]
         with self._lock:
             series = list(self._series.items())
-        for labels, (counts, total) in series:
-            family.add_metric(labels, list(zip(bounds, np.cumsum(counts).tolist(), strict=True)), total)
+        for values, one in series:
+            counts, total = one.totals()
+            family.add_metric(values, list(zip(bounds, np.cumsum(counts).tolist(), strict=True)), total)
         yield family
+
+
+class Series:
+    """The values of one set of labels. For any thread."""
+
+    _MOST_PENDING = 1024
+
+    def __init__(self, bounds: npt.NDArray[np.float64]) -> None:
+        self._bounds = bounds
+        self._lock = threading.Lock()
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
+        self._total = 0.0
+        self._pending: list[float] = []
+
+    def observe(self, value: float) -> None:
+        pending = self._pending
+        pending.append(value)
+        if len(pending) >= self._MOST_PENDING:
+            self.totals()
+
+    def observe_many(self, values: npt.NDArray[np.float32]) -> None:
+        with self._lock:
+            self._add(values)
+
+    def totals(self) -> tuple[npt.NDArray[np.int64], float]:
+        """How many values lie in each bucket, and their sum."""
+        with self._lock:
+            # Others may go on appending: what is taken is what is there now, and stays until it is counted.
+            count = len(self._pending)
+            self._add(np.asarray(self._pending[:count]))
+            del self._pending[:count]
+            return self._counts.copy(), self._total
+
+    def _add(self, values: npt.NDArray[np.floating[Any]]) -> None:
+        self._counts += np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
+        # Rows of huge numbers have infinite errors; one of them must not make the sum infinite for ever.
+        self._total += float(values[np.isfinite(values)].sum(dtype=np.float64))

@@ -244,7 +244,7 @@ class ServedModel:
         def watching(outcome: Result | ServiceError) -> None:
             if isinstance(outcome, Result):
                 errors = outcome.outputs[1]
-                self._metrics.reconstruction_error.observe(self.name, operation, errors)
+                self._metrics.reconstruction_error.labels(self.name, operation).observe_many(errors)
                 novel = int(np.count_nonzero(self.novelty(errors) > NOVEL))
                 self._metrics.novel_rows.labels(self.name, operation).inc(novel)
             done(outcome)

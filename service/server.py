@@ -52,7 +52,9 @@ class Server:
             metrics=metrics,
             work=self._transport.work,
         )
-        servicer = Servicer(self.repository, max_interpolation_points=settings.max_interpolation_points)
+        servicer = Servicer(
+            self.repository, max_interpolation_points=settings.max_interpolation_points, metrics=metrics
+        )
         self._transport.add_service(SERVICE, servicer.methods())
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)

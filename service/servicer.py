@@ -13,8 +13,10 @@ from service import paths, tensors
 from service.calls import Call, Method
 from service.dispatcher import Done, Result
 from service.errors import InvalidArgument, ServiceError
+from service.metrics import Metrics
 from service.model import ServedModel
 from service.repository import Repository
+from service.stream import Stream
 
 SERVICE = "autoencoder.v1.AutoencoderService"
 
@@ -28,9 +30,19 @@ _Request = pb.EncodeRequest | pb.DecodeRequest | pb.ReconstructRequest | pb.Deno
 
 
 class Servicer:
-    def __init__(self, repository: Repository, *, max_interpolation_points: int) -> None:
+    def __init__(self, repository: Repository, *, max_interpolation_points: int, metrics: Metrics) -> None:
         self._repository = repository
         self._max_interpolation_points = max_interpolation_points
+        self._stream = Stream(
+            {
+                "encode": self.encode,
+                "decode": self.decode,
+                "reconstruct": self.reconstruct,
+                "denoise": self.denoise,
+                "interpolate": self.interpolate,
+            },
+            metrics,
+        )
 
     def methods(self) -> dict[str, Method[Any]]:
         """The RPCs by name."""
@@ -42,6 +54,7 @@ class Servicer:
             "Interpolate": Method(parse=pb.InterpolateRequest.FromString, handle=self.interpolate),
             "ListModels": Method(parse=pb.ListModelsRequest.FromString, handle=self.list_models),
             "GetModel": Method(parse=pb.GetModelRequest.FromString, handle=self.get_model),
+            "Stream": Method(parse=pb.StreamRequest.FromString, handle=self._stream.handle, stream=True),
         }
 
     def encode(self, request: pb.EncodeRequest, call: Call) -> None:

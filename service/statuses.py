@@ -36,7 +36,12 @@ class Status(grpc.Status):
 
 def of(error: errors.ServiceError) -> Status:
     """The status of an error: its code, its text, and an ErrorInfo (and a RetryInfo) in the trailing metadata."""
-    code = CODES[type(error)]
+    rich = rich_of(error)
+    return Status(CODES[type(error)], error.text, (("grpc-status-details-bin", rich.SerializeToString()),))
+
+
+def rich_of(error: errors.ServiceError) -> status_pb2.Status:
+    """The code, the text and the details of an error in one message."""
     details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     ]
@@ -44,9 +49,9 @@ def of(error: errors.ServiceError) -> Status:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    rich = status_pb2.Status(code=code.value[0], message=error.text)
+    rich = status_pb2.Status(code=CODES[type(error)].value[0], message=error.text)
     for detail in details:
         packed = Any()
         packed.Pack(detail)
         rich.details.append(packed)
-    return Status(code, error.text, (("grpc-status-details-bin", rich.SerializeToString()),))
+    return rich

@@ -23,55 +23,62 @@ _sym_db = _symbol_database.Default()
 
 
 from autoencoder.v1 import model_pb2 as autoencoder_dot_v1_dot_model__pb2
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n autoencoder/v1/autoencoder.proto\x12\x0e\x61utoencoder.v1\x1a\x1a\x61utoencoder/v1/model.proto\"N\n\x06Tensor\x12\'\n\x05\x64type\x18\x01 \x01(\x0e\x32\x18.autoencoder.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\".\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"~\n\rExecutionInfo\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12\x15\n\rqueue_seconds\x18\x03 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x04 \x01(\x01\x12\x12\n\nbatch_rows\x18\x05 \x01(\r\"\x93\x01\n\rEncodeRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12$\n\x04rows\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12.\n\x0coutput_dtype\x18\x03 \x01(\x0e\x32\x18.autoencoder.v1.DataType\"k\n\x0e\x45ncodeResponse\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x30\n\texecution\x18\x02 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"\x96\x01\n\rDecodeRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12\'\n\x07latents\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12.\n\x0coutput_dtype\x18\x03 \x01(\x0e\x32\x18.autoencoder.v1.DataType\"h\n\x0e\x44\x65\x63odeResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x30\n\texecution\x18\x02 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"\x98\x01\n\x12ReconstructRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12$\n\x04rows\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12.\n\x0coutput_dtype\x18\x03 \x01(\x0e\x32\x18.autoencoder.v1.DataType\"\x9f\x01\n\x13ReconstructResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x1d\n\x15reconstruction_errors\x18\x02 \x03(\x02\x12\x11\n\tnovelties\x18\x03 \x03(\x02\x12\x30\n\texecution\x18\x04 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"\x94\x01\n\x0e\x44\x65noiseRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12$\n\x04rows\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12.\n\x0coutput_dtype\x18\x03 \x01(\x0e\x32\x18.autoencoder.v1.DataType\"|\n\x0f\x44\x65noiseResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x11\n\tdistances\x18\x02 \x03(\x02\x12\x30\n\texecution\x18\x03 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"X\n\nTensorPair\x12%\n\x05start\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12#\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\"\x19\n\x07Weights\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xe9\x02\n\x12InterpolateRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12*\n\x04rows\x18\x02 \x01(\x0b\x32\x1a.autoencoder.v1.TensorPairH\x00\x12-\n\x07latents\x18\x03 \x01(\x0b\x32\x1a.autoencoder.v1.TensorPairH\x00\x12\x0f\n\x05steps\x18\x04 \x01(\rH\x01\x12*\n\x07weights\x18\x05 \x01(\x0b\x32\x17.autoencoder.v1.WeightsH\x01\x12\x33\n\x06method\x18\x06 \x01(\x0e\x32#.autoencoder.v1.InterpolationMethod\x12\x16\n\x0ereturn_latents\x18\x07 \x01(\x08\x12.\n\x0coutput_dtype\x18\x08 \x01(\x0e\x32\x18.autoencoder.v1.DataTypeB\x06\n\x04\x65ndsB\x08\n\x06points\"\x96\x01\n\x13InterpolateResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\'\n\x07latents\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x30\n\texecution\x18\x03 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"\x13\n\x11ListModelsRequest\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.autoencoder.v1.Model\"?\n\x0fGetModelRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\"8\n\x10GetModelResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.autoencoder.v1.Model*\x80\x01\n\x13InterpolationMethod\x12$\n INTERPOLATION_METHOD_UNSPECIFIED\x10\x00\x12\x1f\n\x1bINTERPOLATION_METHOD_LINEAR\x10\x01\x12\"\n\x1eINTERPOLATION_METHOD_SPHERICAL\x10\x02\x32\xc6\x04\n\x12\x41utoencoderService\x12G\n\x06\x45ncode\x12\x1d.autoencoder.v1.EncodeRequest\x1a\x1e.autoencoder.v1.EncodeResponse\x12G\n\x06\x44\x65\x63ode\x12\x1d.autoencoder.v1.DecodeRequest\x1a\x1e.autoencoder.v1.DecodeResponse\x12V\n\x0bReconstruct\x12\".autoencoder.v1.ReconstructRequest\x1a#.autoencoder.v1.ReconstructResponse\x12J\n\x07\x44\x65noise\x12\x1e.autoencoder.v1.DenoiseRequest\x1a\x1f.autoencoder.v1.DenoiseResponse\x12V\n\x0bInterpolate\x12\".autoencoder.v1.InterpolateRequest\x1a#.autoencoder.v1.InterpolateResponse\x12S\n\nListModels\x12!.autoencoder.v1.ListModelsRequest\x1a\".autoencoder.v1.ListModelsResponse\x12M\n\x08GetModel\x12\x1f.autoencoder.v1.GetModelRequest\x1a .autoencoder.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n autoencoder/v1/autoencoder.proto\x12\x0e\x61utoencoder.v1\x1a\x1a\x61utoencoder/v1/model.proto\x1a\x19google/protobuf/any.proto\"N\n\x06Tensor\x12\'\n\x05\x64type\x18\x01 \x01(\x0e\x32\x18.autoencoder.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\".\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"~\n\rExecutionInfo\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12\x15\n\rqueue_seconds\x18\x03 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x04 \x01(\x01\x12\x12\n\nbatch_rows\x18\x05 \x01(\r\"\x93\x01\n\rEncodeRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12$\n\x04rows\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12.\n\x0coutput_dtype\x18\x03 \x01(\x0e\x32\x18.autoencoder.v1.DataType\"k\n\x0e\x45ncodeResponse\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x30\n\texecution\x18\x02 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"\x96\x01\n\rDecodeRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12\'\n\x07latents\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12.\n\x0coutput_dtype\x18\x03 \x01(\x0e\x32\x18.autoencoder.v1.DataType\"h\n\x0e\x44\x65\x63odeResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x30\n\texecution\x18\x02 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"\x98\x01\n\x12ReconstructRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12$\n\x04rows\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12.\n\x0coutput_dtype\x18\x03 \x01(\x0e\x32\x18.autoencoder.v1.DataType\"\x9f\x01\n\x13ReconstructResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x1d\n\x15reconstruction_errors\x18\x02 \x03(\x02\x12\x11\n\tnovelties\x18\x03 \x03(\x02\x12\x30\n\texecution\x18\x04 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"\x94\x01\n\x0e\x44\x65noiseRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12$\n\x04rows\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12.\n\x0coutput_dtype\x18\x03 \x01(\x0e\x32\x18.autoencoder.v1.DataType\"|\n\x0f\x44\x65noiseResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x11\n\tdistances\x18\x02 \x03(\x02\x12\x30\n\texecution\x18\x03 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"X\n\nTensorPair\x12%\n\x05start\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12#\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\"\x19\n\x07Weights\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xe9\x02\n\x12InterpolateRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\x12*\n\x04rows\x18\x02 \x01(\x0b\x32\x1a.autoencoder.v1.TensorPairH\x00\x12-\n\x07latents\x18\x03 \x01(\x0b\x32\x1a.autoencoder.v1.TensorPairH\x00\x12\x0f\n\x05steps\x18\x04 \x01(\rH\x01\x12*\n\x07weights\x18\x05 \x01(\x0b\x32\x17.autoencoder.v1.WeightsH\x01\x12\x33\n\x06method\x18\x06 \x01(\x0e\x32#.autoencoder.v1.InterpolationMethod\x12\x16\n\x0ereturn_latents\x18\x07 \x01(\x08\x12.\n\x0coutput_dtype\x18\x08 \x01(\x0e\x32\x18.autoencoder.v1.DataTypeB\x06\n\x04\x65ndsB\x08\n\x06points\"\x96\x01\n\x13InterpolateResponse\x12$\n\x04rows\x18\x01 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\'\n\x07latents\x18\x02 \x01(\x0b\x32\x16.autoencoder.v1.Tensor\x12\x30\n\texecution\x18\x03 \x01(\x0b\x32\x1d.autoencoder.v1.ExecutionInfo\"\xca\x02\n\rStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\x01\x12/\n\x06\x65ncode\x18\x03 \x01(\x0b\x32\x1d.autoencoder.v1.EncodeRequestH\x00\x12/\n\x06\x64\x65\x63ode\x18\x04 \x01(\x0b\x32\x1d.autoencoder.v1.DecodeRequestH\x00\x12\x39\n\x0breconstruct\x18\x05 \x01(\x0b\x32\".autoencoder.v1.ReconstructRequestH\x00\x12\x31\n\x07\x64\x65noise\x18\x06 \x01(\x0b\x32\x1e.autoencoder.v1.DenoiseRequestH\x00\x12\x39\n\x0binterpolate\x18\x07 \x01(\x0b\x32\".autoencoder.v1.InterpolateRequestH\x00\x42\t\n\x07request\"S\n\x0bStreamError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\xe6\x02\n\x0eStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.autoencoder.v1.StreamErrorH\x00\x12\x30\n\x06\x65ncode\x18\x03 \x01(\x0b\x32\x1e.autoencoder.v1.EncodeResponseH\x00\x12\x30\n\x06\x64\x65\x63ode\x18\x04 \x01(\x0b\x32\x1e.autoencoder.v1.DecodeResponseH\x00\x12:\n\x0breconstruct\x18\x05 \x01(\x0b\x32#.autoencoder.v1.ReconstructResponseH\x00\x12\x32\n\x07\x64\x65noise\x18\x06 \x01(\x0b\x32\x1f.autoencoder.v1.DenoiseResponseH\x00\x12:\n\x0binterpolate\x18\x07 \x01(\x0b\x32#.autoencoder.v1.InterpolateResponseH\x00\x42\n\n\x08response\"\x13\n\x11ListModelsRequest\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.autoencoder.v1.Model\"?\n\x0fGetModelRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.autoencoder.v1.ModelSelector\"8\n\x10GetModelResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.autoencoder.v1.Model*\x80\x01\n\x13InterpolationMethod\x12$\n INTERPOLATION_METHOD_UNSPECIFIED\x10\x00\x12\x1f\n\x1bINTERPOLATION_METHOD_LINEAR\x10\x01\x12\"\n\x1eINTERPOLATION_METHOD_SPHERICAL\x10\x02\x32\x93\x05\n\x12\x41utoencoderService\x12G\n\x06\x45ncode\x12\x1d.autoencoder.v1.EncodeRequest\x1a\x1e.autoencoder.v1.EncodeResponse\x12G\n\x06\x44\x65\x63ode\x12\x1d.autoencoder.v1.DecodeRequest\x1a\x1e.autoencoder.v1.DecodeResponse\x12V\n\x0bReconstruct\x12\".autoencoder.v1.ReconstructRequest\x1a#.autoencoder.v1.ReconstructResponse\x12J\n\x07\x44\x65noise\x12\x1e.autoencoder.v1.DenoiseRequest\x1a\x1f.autoencoder.v1.DenoiseResponse\x12V\n\x0bInterpolate\x12\".autoencoder.v1.InterpolateRequest\x1a#.autoencoder.v1.InterpolateResponse\x12K\n\x06Stream\x12\x1d.autoencoder.v1.StreamRequest\x1a\x1e.autoencoder.v1.StreamResponse(\x01\x30\x01\x12S\n\nListModels\x12!.autoencoder.v1.ListModelsRequest\x1a\".autoencoder.v1.ListModelsResponse\x12M\n\x08GetModel\x12\x1f.autoencoder.v1.GetModelRequest\x1a .autoencoder.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'autoencoder.v1.autoencoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INTERPOLATIONMETHOD']._serialized_start=2288
-  _globals['_INTERPOLATIONMETHOD']._serialized_end=2416
-  _globals['_TENSOR']._serialized_start=80
-  _globals['_TENSOR']._serialized_end=158
-  _globals['_MODELSELECTOR']._serialized_start=160
-  _globals['_MODELSELECTOR']._serialized_end=206
-  _globals['_EXECUTIONINFO']._serialized_start=208
-  _globals['_EXECUTIONINFO']._serialized_end=334
-  _globals['_ENCODEREQUEST']._serialized_start=337
-  _globals['_ENCODEREQUEST']._serialized_end=484
-  _globals['_ENCODERESPONSE']._serialized_start=486
-  _globals['_ENCODERESPONSE']._serialized_end=593
-  _globals['_DECODEREQUEST']._serialized_start=596
-  _globals['_DECODEREQUEST']._serialized_end=746
-  _globals['_DECODERESPONSE']._serialized_start=748
-  _globals['_DECODERESPONSE']._serialized_end=852
-  _globals['_RECONSTRUCTREQUEST']._serialized_start=855
-  _globals['_RECONSTRUCTREQUEST']._serialized_end=1007
-  _globals['_RECONSTRUCTRESPONSE']._serialized_start=1010
-  _globals['_RECONSTRUCTRESPONSE']._serialized_end=1169
-  _globals['_DENOISEREQUEST']._serialized_start=1172
-  _globals['_DENOISEREQUEST']._serialized_end=1320
-  _globals['_DENOISERESPONSE']._serialized_start=1322
-  _globals['_DENOISERESPONSE']._serialized_end=1446
-  _globals['_TENSORPAIR']._serialized_start=1448
-  _globals['_TENSORPAIR']._serialized_end=1536
-  _globals['_WEIGHTS']._serialized_start=1538
-  _globals['_WEIGHTS']._serialized_end=1563
-  _globals['_INTERPOLATEREQUEST']._serialized_start=1566
-  _globals['_INTERPOLATEREQUEST']._serialized_end=1927
-  _globals['_INTERPOLATERESPONSE']._serialized_start=1930
-  _globals['_INTERPOLATERESPONSE']._serialized_end=2080
-  _globals['_LISTMODELSREQUEST']._serialized_start=2082
-  _globals['_LISTMODELSREQUEST']._serialized_end=2101
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2103
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2162
-  _globals['_GETMODELREQUEST']._serialized_start=2164
-  _globals['_GETMODELREQUEST']._serialized_end=2227
-  _globals['_GETMODELRESPONSE']._serialized_start=2229
-  _globals['_GETMODELRESPONSE']._serialized_end=2285
-  _globals['_AUTOENCODERSERVICE']._serialized_start=2419
-  _globals['_AUTOENCODERSERVICE']._serialized_end=3001
+  _globals['_INTERPOLATIONMETHOD']._serialized_start=3094
+  _globals['_INTERPOLATIONMETHOD']._serialized_end=3222
+  _globals['_TENSOR']._serialized_start=107
+  _globals['_TENSOR']._serialized_end=185
+  _globals['_MODELSELECTOR']._serialized_start=187
+  _globals['_MODELSELECTOR']._serialized_end=233
+  _globals['_EXECUTIONINFO']._serialized_start=235
+  _globals['_EXECUTIONINFO']._serialized_end=361
+  _globals['_ENCODEREQUEST']._serialized_start=364
+  _globals['_ENCODEREQUEST']._serialized_end=511
+  _globals['_ENCODERESPONSE']._serialized_start=513
+  _globals['_ENCODERESPONSE']._serialized_end=620
+  _globals['_DECODEREQUEST']._serialized_start=623
+  _globals['_DECODEREQUEST']._serialized_end=773
+  _globals['_DECODERESPONSE']._serialized_start=775
+  _globals['_DECODERESPONSE']._serialized_end=879
+  _globals['_RECONSTRUCTREQUEST']._serialized_start=882
+  _globals['_RECONSTRUCTREQUEST']._serialized_end=1034
+  _globals['_RECONSTRUCTRESPONSE']._serialized_start=1037
+  _globals['_RECONSTRUCTRESPONSE']._serialized_end=1196
+  _globals['_DENOISEREQUEST']._serialized_start=1199
+  _globals['_DENOISEREQUEST']._serialized_end=1347
+  _globals['_DENOISERESPONSE']._serialized_start=1349
+  _globals['_DENOISERESPONSE']._serialized_end=1473
+  _globals['_TENSORPAIR']._serialized_start=1475
+  _globals['_TENSORPAIR']._serialized_end=1563
+  _globals['_WEIGHTS']._serialized_start=1565
+  _globals['_WEIGHTS']._serialized_end=1590
+  _globals['_INTERPOLATEREQUEST']._serialized_start=1593
+  _globals['_INTERPOLATEREQUEST']._serialized_end=1954
+  _globals['_INTERPOLATERESPONSE']._serialized_start=1957
+  _globals['_INTERPOLATERESPONSE']._serialized_end=2107
+  _globals['_STREAMREQUEST']._serialized_start=2110
+  _globals['_STREAMREQUEST']._serialized_end=2440
+  _globals['_STREAMERROR']._serialized_start=2442
+  _globals['_STREAMERROR']._serialized_end=2525
+  _globals['_STREAMRESPONSE']._serialized_start=2528
+  _globals['_STREAMRESPONSE']._serialized_end=2886
+  _globals['_LISTMODELSREQUEST']._serialized_start=2888
+  _globals['_LISTMODELSREQUEST']._serialized_end=2907
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2909
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2968
+  _globals['_GETMODELREQUEST']._serialized_start=2970
+  _globals['_GETMODELREQUEST']._serialized_end=3033
+  _globals['_GETMODELRESPONSE']._serialized_start=3035
+  _globals['_GETMODELRESPONSE']._serialized_end=3091
+  _globals['_AUTOENCODERSERVICE']._serialized_start=3225
+  _globals['_AUTOENCODERSERVICE']._serialized_end=3884
 # @@protoc_insertion_point(module_scope)

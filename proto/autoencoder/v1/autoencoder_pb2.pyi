@@ -1,4 +1,5 @@
 from autoencoder.v1 import model_pb2 as _model_pb2
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -170,6 +171,52 @@ class InterpolateResponse(_message.Message):
     latents: Tensor
     execution: ExecutionInfo
     def __init__(self, rows: _Optional[_Union[Tensor, _Mapping]] = ..., latents: _Optional[_Union[Tensor, _Mapping]] = ..., execution: _Optional[_Union[ExecutionInfo, _Mapping]] = ...) -> None: ...
+
+class StreamRequest(_message.Message):
+    __slots__ = ("id", "timeout_seconds", "encode", "decode", "reconstruct", "denoise", "interpolate")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_FIELD_NUMBER: _ClassVar[int]
+    DECODE_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCT_FIELD_NUMBER: _ClassVar[int]
+    DENOISE_FIELD_NUMBER: _ClassVar[int]
+    INTERPOLATE_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    timeout_seconds: float
+    encode: EncodeRequest
+    decode: DecodeRequest
+    reconstruct: ReconstructRequest
+    denoise: DenoiseRequest
+    interpolate: InterpolateRequest
+    def __init__(self, id: _Optional[int] = ..., timeout_seconds: _Optional[float] = ..., encode: _Optional[_Union[EncodeRequest, _Mapping]] = ..., decode: _Optional[_Union[DecodeRequest, _Mapping]] = ..., reconstruct: _Optional[_Union[ReconstructRequest, _Mapping]] = ..., denoise: _Optional[_Union[DenoiseRequest, _Mapping]] = ..., interpolate: _Optional[_Union[InterpolateRequest, _Mapping]] = ...) -> None: ...
+
+class StreamError(_message.Message):
+    __slots__ = ("code", "message", "details")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    details: _containers.RepeatedCompositeFieldContainer[_any_pb2.Any]
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., details: _Optional[_Iterable[_Union[_any_pb2.Any, _Mapping]]] = ...) -> None: ...
+
+class StreamResponse(_message.Message):
+    __slots__ = ("id", "error", "encode", "decode", "reconstruct", "denoise", "interpolate")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_FIELD_NUMBER: _ClassVar[int]
+    DECODE_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCT_FIELD_NUMBER: _ClassVar[int]
+    DENOISE_FIELD_NUMBER: _ClassVar[int]
+    INTERPOLATE_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    error: StreamError
+    encode: EncodeResponse
+    decode: DecodeResponse
+    reconstruct: ReconstructResponse
+    denoise: DenoiseResponse
+    interpolate: InterpolateResponse
+    def __init__(self, id: _Optional[int] = ..., error: _Optional[_Union[StreamError, _Mapping]] = ..., encode: _Optional[_Union[EncodeResponse, _Mapping]] = ..., decode: _Optional[_Union[DecodeResponse, _Mapping]] = ..., reconstruct: _Optional[_Union[ReconstructResponse, _Mapping]] = ..., denoise: _Optional[_Union[DenoiseResponse, _Mapping]] = ..., interpolate: _Optional[_Union[InterpolateResponse, _Mapping]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -60,6 +60,11 @@ class AutoencoderServiceStub:
                 request_serializer=autoencoder_dot_v1_dot_autoencoder__pb2.InterpolateRequest.SerializeToString,
                 response_deserializer=autoencoder_dot_v1_dot_autoencoder__pb2.InterpolateResponse.FromString,
                 _registered_method=True)
+        self.Stream = channel.stream_stream(
+                '/autoencoder.v1.AutoencoderService/Stream',
+                request_serializer=autoencoder_dot_v1_dot_autoencoder__pb2.StreamRequest.SerializeToString,
+                response_deserializer=autoencoder_dot_v1_dot_autoencoder__pb2.StreamResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/autoencoder.v1.AutoencoderService/ListModels',
                 request_serializer=autoencoder_dot_v1_dot_autoencoder__pb2.ListModelsRequest.SerializeToString,
@@ -111,6 +116,16 @@ class AutoencoderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stream(self, request_iterator, context):
+        """Many requests of any kind on one connection, for batch jobs and for many small requests. Answers come in the order of
+        completion, each exactly once; the error of one request is its answer and does not end the stream. The service reads
+        on only while few enough requests are unanswered, so that a client that does not read is held back. When the service
+        stops, it answers what it has read and ends the stream as UNAVAILABLE: requests without an answer were not run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """The cards of all models that are ready.
         """
@@ -152,6 +167,11 @@ def add_AutoencoderServiceServicer_to_server(servicer, server):
                     servicer.Interpolate,
                     request_deserializer=autoencoder_dot_v1_dot_autoencoder__pb2.InterpolateRequest.FromString,
                     response_serializer=autoencoder_dot_v1_dot_autoencoder__pb2.InterpolateResponse.SerializeToString,
+            ),
+            'Stream': grpc.stream_stream_rpc_method_handler(
+                    servicer.Stream,
+                    request_deserializer=autoencoder_dot_v1_dot_autoencoder__pb2.StreamRequest.FromString,
+                    response_serializer=autoencoder_dot_v1_dot_autoencoder__pb2.StreamResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -300,6 +320,33 @@ class AutoencoderService:
             '/autoencoder.v1.AutoencoderService/Interpolate',
             autoencoder_dot_v1_dot_autoencoder__pb2.InterpolateRequest.SerializeToString,
             autoencoder_dot_v1_dot_autoencoder__pb2.InterpolateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/autoencoder.v1.AutoencoderService/Stream',
+            autoencoder_dot_v1_dot_autoencoder__pb2.StreamRequest.SerializeToString,
+            autoencoder_dot_v1_dot_autoencoder__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -147,7 +147,8 @@ def test_the_servicer_has_every_rpc_of_the_contract() -> None:
 
     described = autoencoder_pb2.DESCRIPTOR.services_by_name["AutoencoderService"]
     assert described.full_name == SERVICE
-    methods = Servicer(None, max_interpolation_points=2).methods()  # type: ignore[arg-type]
+    servicer = Servicer(None, max_interpolation_points=2, metrics=Metrics(CollectorRegistry()))  # type: ignore[arg-type]
+    methods = servicer.methods()
     assert set(methods) == {method.name for method in described.methods}
     for method in described.methods:
         assert type(methods[method.name].parse(b"")).DESCRIPTOR is method.input_type
@@ -162,7 +163,7 @@ def test_metric_names_are_the_contract() -> None:
         for name in (
             "rpc_requests", "rpc_duration_seconds", "rows", "phase_duration_seconds", "batch_rows",
             "batch_padding_rows", "queue_rows", "requests_in_flight", "rejected_requests", "model_info",
-            "model_load_duration_seconds", "model_ready", "transport_info", "reconstruction_error", "novel_rows",
+            "model_load_duration_seconds", "model_ready", "transport_info", "stream_messages", "reconstruction_error", "novel_rows",
         )
     }  # fmt: skip
 

@@ -25,6 +25,8 @@ WAIT_S = 20.0
 class FakeSession:
     """The tiny package's arithmetic; records encodes and holds them until `may_go`, which is set for the warm-up."""
 
+    on_gpu = False
+
     def __init__(self) -> None:
         self.may_go = threading.Event()
         self.entered = threading.Semaphore(0)
