@@ -11,12 +11,14 @@ from typing import Any, TextIO
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def configure(*, format: str, level: str, stream: TextIO = sys.stderr) -> bool:
+def configure(*, format: str, level: str, stream: TextIO = sys.stderr, **facts: Any) -> bool:
     """Send the logs of the whole process to `stream`; `format` is human, json, or auto (human on a terminal).
-    Returns whether they are for people."""
+    Every line tells `facts` too. Returns whether they are for people."""
     human = stream.isatty() if format == "auto" else format == "human"
     handler = logging.StreamHandler(stream)
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
+    if facts:
+        handler.addFilter(lambda record: vars(record).update(facts) or True)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     return human

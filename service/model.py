@@ -24,7 +24,7 @@ from service.tensors import Array, Rows, Spec, as_float32
 # While the transport's thread runs a batch it moves no bytes and answers no probe: for no longer than this.
 _SHORT_S = 0.010
 # Smaller batches would cost more in calls of the graph than is won by staying in one thread.
-_LEAST_BATCH_ROWS = 8
+_LEAST_BATCH_ROWS = 32
 
 ENCODE, DECODE, RECONSTRUCT, DENOISE = "encode", "decode", "reconstruct", "denoise"
 INTERPOLATE = "interpolate"
@@ -89,21 +89,20 @@ class ServedModel:
         }
         round_trip = _RoundTrip(row_shape=package.input_shape, reconstruct=session.reconstruct)
 
+        short_rows = 0 if work is None or session.on_gpu else _short_batch_rows(session, package, max_batch_rows)
+        self.max_batch_rows = short_rows or max_batch_rows
+
         def warm_up() -> None:
-            # Every size that a batch can be padded to, so that no request pays for the first use of one.
-            for size in batch_sizes(max_batch_rows):
+            # No request is to pay for the first use of a size that batches are padded to, or for the memory of the
+            # largest batch.
+            for size in batch_sizes(self.max_batch_rows) if session.on_gpu else (1, self.max_batch_rows):
                 rows = np.zeros((size, *package.input_shape), np.float32)
                 session.encode(rows)
                 session.reconstruct(rows)
                 session.decode(np.zeros((size, *package.latent_shape), np.float32))
 
-        inline = False
         if not session.on_gpu:
             warm_up()
-            short_rows = _short_batch_rows(session, package.input_shape, max_batch_rows)
-            inline = work is not None and short_rows >= min(max_batch_rows, _LEAST_BATCH_ROWS)
-            max_batch_rows = short_rows if inline else max_batch_rows
-        self.max_batch_rows = max_batch_rows
         self._dispatcher = Dispatcher(
             model=self.name,
             programs={
@@ -113,10 +112,10 @@ class ServedModel:
                 DENOISE: round_trip,
             },
             padded_rows=session.padded_rows,
-            max_batch_rows=max_batch_rows,
+            max_batch_rows=self.max_batch_rows,
             max_queue_rows=max_queue_rows,
             metrics=metrics,
-            work=work if inline else None,
+            work=work if short_rows else None,
             warm_up=warm_up if session.on_gpu else lambda: None,
         )
         metrics.queue_rows.labels(self.name, str(self.version)).set_function(lambda: self._dispatcher.queued_rows)
@@ -252,19 +251,22 @@ class ServedModel:
         return self._counted(operation, row_count, watching)
 
 
-def _short_batch_rows(session: Session, row_shape: tuple[int, ...], max_batch_rows: int) -> int:
-    """The rows of the largest batch, by halves of `max_batch_rows`, that both graphs are done with in `_SHORT_S`.
+def _short_batch_rows(session: Session, package: Package, max_batch_rows: int) -> int:
+    """The rows of the largest batch, by doubling, that both graphs are done with in `_SHORT_S`; 0 where that is none.
 
-    The best of three runs counts, for the machine may be busy with something else.
+    The best of five runs counts, for the machine may be busy with something else.
     """
-    row_count = max_batch_rows
-    while row_count > 1 and min(_run_s(session, row_shape, row_count) for _ in range(3)) > _SHORT_S:
-        row_count //= 2
-    return row_count
+    short_rows, row_count = 0, min(_LEAST_BATCH_ROWS, max_batch_rows)
+    while min(_run_s(session, package, row_count) for _ in range(5)) <= _SHORT_S:
+        short_rows = row_count
+        if row_count == max_batch_rows:
+            break
+        row_count = min(2 * row_count, max_batch_rows)
+    return short_rows
 
 
-def _run_s(session: Session, row_shape: tuple[int, ...], row_count: int) -> float:
-    rows = np.zeros((session.padded_rows(row_count), *row_shape), np.float32)
+def _run_s(session: Session, package: Package, row_count: int) -> float:
+    rows = np.zeros((row_count, *package.input_shape), np.float32)
     began = time.monotonic()
     session.reconstruct(rows)
     return time.monotonic() - began

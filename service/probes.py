@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -13,10 +15,12 @@ _TIMEOUT_S = 10.0
 
 
 class Probes:
-    """/healthz answers 200 while the process lives, /readyz 200 while `ready()` and 503 otherwise. Binds at once;
-    raises OSError where the port is taken."""
+    """/healthz answers 200 while the process lives, /readyz 200 while `ready()` and 503 otherwise.
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
+    Owns `listener` and closes it. `registry`: whatever has a `collect`.
+    """
+
+    def __init__(self, listener: socket.socket, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = _TIMEOUT_S
             server_version = "hourglass"
@@ -44,8 +48,10 @@ class Probes:
             def log_message(self, format: str, *args: object) -> None:
                 pass  # a probe every few seconds is no event
 
-        self._server = _Server((host, port), Handler)
-        self.port = int(self._server.server_address[1])
+        self._server = _Server(listener.getsockname(), Handler, bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = listener
+        self.port = int(listener.getsockname()[1]) if listener.family != socket.AF_UNIX else 0
         self._thread = threading.Thread(target=self._server.serve_forever, name="probes", daemon=True)
 
     def start(self) -> None:
@@ -56,6 +62,18 @@ class Probes:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+
+
+def tcp_listener(host: str, port: int) -> socket.socket:
+    """Raises OSError where the port is taken."""
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def unix_listener(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
 
 
 class _Server(ThreadingHTTPServer):

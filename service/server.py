@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -16,12 +17,13 @@ from prometheus_client import CollectorRegistry
 
 from service import completion_queue
 from service.completion_queue import CompletionQueueTransport
+from service.cores import cpu_limit
 from service.errors import PackageError, StartError
 from service.metrics import Metrics
-from service.probes import Probes
+from service.probes import Probes, tcp_listener, unix_listener
 from service.repository import Repository
 from service.servicer import SERVICE, Servicer
-from service.session import choose_device, cpu_limit
+from service.session import choose_device
 from service.settings import Settings
 from service.threaded import ThreadedTransport
 from service.transport import Limits, Transport
@@ -35,15 +37,16 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """Owns the ports, the threads and the models. `start` then `stop`, each once.
 
-    Raises StartError where a port is taken or a device that was asked for by name does not work.
+    `probes_socket`: where the probes listen instead of on the HTTP port, and then the gRPC port is shared with other
+    processes. Raises StartError where a port is taken or a device that was asked for by name does not work.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, probes_socket: Path | None = None) -> None:
         self._settings = settings
         self._ready = threading.Event()
         self.device = choose_device(settings.device, gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes)
         metrics = Metrics(CollectorRegistry())
-        self._transport = _transport(settings, metrics)
+        self._transport = _transport(settings, metrics, share_port=probes_socket is not None)
         self.repository = Repository(
             device=self.device,
             threads=settings.threads or cpu_limit(),
@@ -62,7 +65,12 @@ class Server:
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._transport.server
         )
         try:
-            self._probes = Probes(settings.host, settings.http_port, metrics.registry, self._ready.is_set)
+            listener = (
+                tcp_listener(settings.host, settings.http_port)
+                if probes_socket is None
+                else unix_listener(probes_socket)
+            )
+            self._probes = Probes(listener, metrics.registry, self._ready.is_set)
         except OSError as error:
             raise StartError(f"--http-port {settings.http_port} on {settings.host}: {error.strerror}") from error
         try:
@@ -106,7 +114,7 @@ class Server:
         self._probes.stop()
 
 
-def _transport(settings: Settings, metrics: Metrics) -> Transport:
+def _transport(settings: Settings, metrics: Metrics, *, share_port: bool) -> Transport:
     """Raises StartError where the completion queue was asked for by name and cannot be used."""
     limits = Limits(
         max_concurrent_requests=settings.max_concurrent_requests,
@@ -120,9 +128,11 @@ def _transport(settings: Settings, metrics: Metrics) -> Transport:
         log.warning("the slower threaded transport is used", extra={"reason": reason})
     if reason or settings.transport == "threaded":
         metrics.transport_info.labels("threaded").set(1)
-        return ThreadedTransport(threads=settings.handler_threads, limits=limits, metrics=metrics)
+        return ThreadedTransport(
+            threads=settings.handler_threads, limits=limits, metrics=metrics, share_port=share_port
+        )
     metrics.transport_info.labels("completion-queue").set(1)
-    return CompletionQueueTransport(limits=limits, metrics=metrics)
+    return CompletionQueueTransport(limits=limits, metrics=metrics, share_port=share_port)
 
 
 def _address(host: str, port: int) -> str:

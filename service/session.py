@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bisect
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -210,23 +209,3 @@ class _Graph:
         binding.bind_output(self._output, output_device)
         self._session.run_with_iobinding(binding)
         return binding
-
-
-def cpu_limit() -> int:
-    """How many CPUs this process may use: the cgroup's quota where there is one, else its affinity; at least 1."""
-    count = len(os.sched_getaffinity(0))
-    for quota_file, period_file in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            with open(quota_file) as file:
-                words = file.read().split()
-            if period_file:
-                with open(period_file) as file:
-                    words += file.read().split()
-        except OSError:
-            continue
-        if len(words) == 2 and words[0].isdigit() and int(words[0]) > 0:
-            return max(1, min(count, -(-int(words[0]) // int(words[1]))))
-    return count

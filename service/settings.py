@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "HOURGLASS_"
+MAX_WORKERS = 256
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
 
@@ -28,7 +29,12 @@ class Settings:
         "auto", "where graphs run; auto takes CUDA where it works, else the CPU, and says which", choices=DEVICES
     )
     gpu_memory_limit_bytes: int = _setting(0, "most GPU memory of each model; 0 sets no limit", least=0)
-    threads: int = _setting(0, "CPU threads that run one graph; 0 takes what the cgroup allows", least=0)
+    workers: str = _setting(
+        "1", "processes that share the port, each with its own sessions; auto is one a CPU, and one on a GPU"
+    )
+    threads: int = _setting(
+        0, "CPU threads that run one graph; 0 takes what the cgroup allows, divided by the workers", least=0
+    )
     max_batch_rows: int = _setting(256, "most rows that are run together", least=1)
     max_queue_rows: int = _setting(
         8192, "most rows that wait for a model, and most rows of one request; more are refused at once", least=1
@@ -62,6 +68,8 @@ class Settings:
             value, least = getattr(self, setting.name), setting.metadata["least"]
             if least is not None and value < least:
                 raise ValueError(f"{_flag(setting.name)}: must be at least {least:g}; got {value}")
+        if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
+            raise ValueError(f"--workers: must be auto or a number from 1 to {MAX_WORKERS}; got {self.workers}")
         for name in ("port", "http_port"):
             if getattr(self, name) > 65535:
                 raise ValueError(f"{_flag(name)}: must be at most 65535; got {getattr(self, name)}")
@@ -69,6 +77,12 @@ class Settings:
             raise ValueError(
                 f"--max-queue-rows: must be at least --max-batch-rows={self.max_batch_rows}; got {self.max_queue_rows}"
             )
+
+
+def arguments(settings: Settings) -> list[str]:
+    """The command line that gives these settings again, whatever the environment."""
+    pairs = [(_flag(setting.name), str(getattr(settings, setting.name))) for setting in fields(settings)]
+    return [word for pair in pairs for word in pair]
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:

@@ -38,6 +38,10 @@ class Signals:
         self._read.close()
         self._write.close()
 
+    def fileno(self) -> int:
+        """Readable where a signal is pending: for a selector."""
+        return self._read.fileno()
+
     def pending(self) -> bool:
         """Whether a signal has come that `wait` has not returned."""
         return bool(select.select([self._read], [], [], 0.0)[0])

@@ -118,7 +118,14 @@ def test_a_stop_drains_in_order(tiny_models: Path) -> None:
         assert [event["event"] for event in server.events][-2:] == ["draining", "stopped"]
 
 
-def test_no_request_in_flight_is_lost_when_the_service_is_stopped_under_load(tiny_models: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [("--transport", "completion-queue"), ("--transport", "threaded", "--handler-threads", "16"), ("--workers", "2")],
+    ids=lambda arguments: "-".join(arguments).strip("-"),
+)
+def test_no_request_in_flight_is_lost_when_the_service_is_stopped_under_load(
+    tiny_models: Path, arguments: tuple[str, ...]
+) -> None:
     """Callers go on until the service refuses them. Every call that it took has its right answer; the one that it did
     not take is UNAVAILABLE, which a client may send elsewhere."""
     callers = 40  # more than the service has threads
@@ -141,7 +148,7 @@ def test_no_request_in_flight_is_lost_when_the_service_is_stopped_under_load(tin
                     busy.wait(TIMEOUT_S)
         return outcomes
 
-    with ServerProcess(tiny_models) as server, ThreadPoolExecutor(callers) as pool:
+    with ServerProcess(tiny_models, *arguments) as server, ThreadPoolExecutor(callers) as pool:
         futures = [pool.submit(call, seed) for seed in range(callers)]
         busy.wait(TIMEOUT_S)
         server.terminate()

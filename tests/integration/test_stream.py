@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -81,9 +80,11 @@ def test_thousands_of_rows_on_several_streams_each_come_back_to_their_own(server
             answers = list(AutoencoderServiceStub(channel).Stream(requests, timeout=TIMEOUT_S))
         if sorted(answer.id for answer in answers) != list(batches):
             wrong.append(f"{seed}: {len(answers)} answers")
-        for answer in answers:
-            if not np.allclose(array(answer.encode.latents), tiny.encode(batches[answer.id]), atol=1e-4):
-                wrong.append(f"{seed}: {answer.id}")
+        wrong.extend(
+            f"{seed}: {answer.id}"
+            for answer in answers
+            if not np.allclose(array(answer.encode.latents), tiny.encode(batches[answer.id]), atol=1e-4)
+        )
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in range(3)]
     for thread in threads:

@@ -103,7 +103,7 @@ def test_a_status_carries_the_reason_and_when_to_retry() -> None:
 
 def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
     for setting in fields(settings.Settings):
-        choices = setting.metadata["choices"] or ("1100", "1200")
+        choices = setting.metadata["choices"] or (("11", "12") if setting.name == "workers" else ("1100", "1200"))
         flag, variable = "--" + setting.name.replace("_", "-"), "HOURGLASS_" + setting.name.upper()
         from_flag = settings.read([flag, choices[-1]], {variable: choices[0]})
         from_environment = settings.read([], {variable: choices[-1]})
@@ -118,6 +118,7 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
         (["--port", "70000"], {}, "--port: must be at most 65535; got 70000"),
         (["--max-batch-rows", "0"], {}, "--max-batch-rows: must be at least 1; got 0"),
         (["--max-queue-rows", "10"], {}, "--max-queue-rows: must be at least --max-batch-rows=256; got 10"),
+        (["--workers", "none"], {}, "--workers: must be auto or a number from 1 to 256; got none"),
         (["--device", "gpu"], {}, "invalid choice: 'gpu'"),
         ([], {"HOURGLASS_PORT": "many"}, "HOURGLASS_PORT: must be a int; got 'many'"),
         ([], {"HOURGLASS_DEVICE": "gpu"}, "HOURGLASS_DEVICE: must be one of auto, cpu, cuda, tensorrt; got 'gpu'"),

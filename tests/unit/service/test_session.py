@@ -10,7 +10,7 @@ import pytest
 
 from service import packages
 from service.errors import PackageError, StartError
-from service.session import CPU, Device, OnnxSession, batch_sizes, choose_device, cpu_limit
+from service.session import CPU, Device, OnnxSession, batch_sizes, choose_device
 from tests import tiny
 
 
@@ -73,9 +73,3 @@ def test_a_graph_that_onnxruntime_refuses_is_a_package_error(tmp_path: Path) -> 
     path = packages.write(tmp_path, tiny.manifest(), tiny.files() | {"encoder.onnx": broken.SerializeToString()})
     with pytest.raises(PackageError, match=r"encoder\.onnx: onnxruntime refuses it: .*NoSuchOperator"):
         OnnxSession(packages.read(path), Device(provider=CPU), threads=1, max_batch_rows=4)
-
-
-def test_the_cpu_limit_is_at_least_one_and_at_most_the_machine() -> None:
-    import os
-
-    assert 1 <= cpu_limit() <= (os.cpu_count() or 1)

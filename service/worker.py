@@ -1,0 +1,45 @@
+"""A process that a supervisor started: python -m service.worker NUMBER SOCKET FLAGS...
+
+Its probes listen on SOCKET. It writes one line of JSON to its standard output when it serves, and stops as on SIGTERM
+when its standard input ends, as it does when the supervisor is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+from service import logs, settings, single
+from service.announcement import Card
+from service.server import Server
+from service.signals import Signals
+
+
+def main() -> int:
+    number, probes_socket, *flags = sys.argv[1:]
+    configuration = settings.read(flags, {})
+    logs.configure(format=configuration.log_format, level=configuration.log_level, worker=int(number))
+
+    def tell(server: Server) -> None:
+        cards = [asdict(Card.of(model)) for model in server.repository.all()]
+        print(json.dumps({"device": server.device.provider, "cards": cards}), flush=True)
+
+    with Signals() as signals:
+        threading.Thread(target=_follow, name="supervisor", daemon=True).start()
+        return single.serve(configuration, signals, on_ready=tell, probes_socket=Path(probes_socket))
+
+
+def _follow() -> None:
+    # Not sys.stdin, whose lock would be held while the interpreter ends.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
