@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -12,9 +13,10 @@ import numpy.typing as npt
 
 from autoencoder.v1 import autoencoder_pb2, autoencoder_pb2_grpc
 from hourglass import jobs
-from hourglass.channel import MAX_ATTEMPTS, TLS, Endpoint
+from hourglass.channel import CONNECTIONS, MAX_ATTEMPTS, TLS, Endpoint
 from hourglass.errors import Closed, HourglassError, Internal, from_rpc
 from hourglass.jobs import Call, Deadline, Job, Limits, OnExecution, Part, Progress
+from hourglass.merging import Merger
 from hourglass.results import Denoised, Interpolation, ModelCard, Reconstruction
 from hourglass.tensors import Array
 
@@ -24,7 +26,9 @@ Result = TypeVar("Result")
 class AsyncClient:
     """As `Client`, with the same arguments and results; every call is awaited, and so is `close`.
 
-    It belongs to the event loop that it was made in. A call whose task is cancelled cancels its messages.
+    It belongs to the event loop that it was made in. Calls of few rows that are made at the same time share messages
+    (but for `interpolate`), at most `max_in_flight` of which are under way. A call whose task is cancelled cancels its
+    messages, unless others share them.
     """
 
     def __init__(
@@ -37,20 +41,24 @@ class AsyncClient:
         max_message_rows: int = 256,
         max_message_bytes: int = 1 << 20,
         max_in_flight: int = 4,
+        connections: int = CONNECTIONS,
     ) -> None:
         asyncio.get_running_loop()  # RuntimeError outside of one, where grpc would pick a loop that nobody runs.
-        endpoint = Endpoint(address=address, tls=tls, token=token, attempts=attempts)
+        endpoint = Endpoint(address=address, tls=tls, token=token, attempts=attempts, connections=connections)
         self._limits = Limits(
             max_message_rows=max_message_rows, max_message_bytes=max_message_bytes, max_in_flight=max_in_flight
         )
         self._address = address
         self._metadata = endpoint.metadata
         self._closed = False
-        if (credentials := endpoint.credentials) is not None:
-            self._channel = grpc.aio.secure_channel(address, credentials, endpoint.options)
-        else:
-            self._channel = grpc.aio.insecure_channel(address, endpoint.options)
-        self._stub = autoencoder_pb2_grpc.AutoencoderServiceStub(self._channel)
+        self._channels = [
+            grpc.aio.insecure_channel(address, options)
+            if (credentials := endpoint.credentials) is None
+            else grpc.aio.secure_channel(address, credentials, options)
+            for options in endpoint.channel_options
+        ]
+        self._stubs = cycle([autoencoder_pb2_grpc.AutoencoderServiceStub(channel) for channel in self._channels])
+        self._merger = Merger(self._call, max_in_flight=max_in_flight)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -63,7 +71,8 @@ class AsyncClient:
     async def close(self) -> None:
         """Cancel what is under way: it raises Closed. Closing twice does nothing."""
         self._closed = True
-        await self._channel.close()
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+        await self._merger.close()
 
     async def models(self, *, timeout_s: float | None = None) -> list[ModelCard]:
         """See `Client.models`."""
@@ -171,7 +180,11 @@ class AsyncClient:
 
     async def _run(self, job: Job[Result], timeout_s: float | None, progress: Progress | None) -> Result:
         deadline, parts = Deadline(timeout_s), job.parts()
-        if job.is_single:
+        if job.is_single and job.merge_key is not None:
+            await self._merger.run(job, deadline)
+            if progress is not None:
+                progress(job.done, job.total)
+        elif job.is_single:
             await self._send(job, parts, deadline, progress)
         else:
             try:
@@ -193,7 +206,7 @@ class AsyncClient:
 
     async def _call(self, method: str, request: Any, deadline: Deadline, where: str = "") -> Any:
         try:
-            response = await getattr(self._stub, method)(
+            response = await getattr(next(self._stubs), method)(
                 request, timeout=deadline.remaining_s(), metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import cycle, islice
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from autoencoder.v1 import autoencoder_pb2, autoencoder_pb2_grpc
 from hourglass import jobs
-from hourglass.channel import MAX_ATTEMPTS, TLS, Endpoint
+from hourglass.channel import CONNECTIONS, MAX_ATTEMPTS, TLS, Endpoint
 from hourglass.errors import Closed, HourglassError, from_rpc
 from hourglass.jobs import Call, Deadline, Job, Limits, OnExecution, Part, Progress
 from hourglass.results import Denoised, Interpolation, ModelCard, Reconstruction
@@ -31,7 +31,9 @@ class Client:
     UNAVAILABLE is tried again, after 0.2, 0.4, 0.8 and 1.6 s, give or take a fifth.
 
     Rows are sent in messages of at most `max_message_rows` rows and `max_message_bytes` bytes (but at least one row),
-    of which `max_in_flight` are under way at a time. The first that fails cancels the others.
+    of which `max_in_flight` are under way at a time. The first that fails cancels the others. They take turns over
+    `connections` connections, each opened when it is first used: a service of several processes takes each connection
+    in one of them, and a balancer may do the same.
 
     Arguments that calls share: `version`: a version of the model; None is the latest. `dtype`: float32 (default) or
     float16, of the answer. `timeout_s`: the deadline of the whole call; None (default) is none. `out`: an array that
@@ -53,19 +55,22 @@ class Client:
         max_message_rows: int = 256,
         max_message_bytes: int = 1 << 20,
         max_in_flight: int = 4,
+        connections: int = CONNECTIONS,
     ) -> None:
-        endpoint = Endpoint(address=address, tls=tls, token=token, attempts=attempts)
+        endpoint = Endpoint(address=address, tls=tls, token=token, attempts=attempts, connections=connections)
         self._limits = Limits(
             max_message_rows=max_message_rows, max_message_bytes=max_message_bytes, max_in_flight=max_in_flight
         )
         self._address = address
         self._metadata = endpoint.metadata
         self._closed = False
-        if (credentials := endpoint.credentials) is not None:
-            self._channel = grpc.secure_channel(address, credentials, endpoint.options)
-        else:
-            self._channel = grpc.insecure_channel(address, endpoint.options)
-        self._stub = autoencoder_pb2_grpc.AutoencoderServiceStub(self._channel)
+        self._channels = [
+            grpc.insecure_channel(address, options)
+            if (credentials := endpoint.credentials) is None
+            else grpc.secure_channel(address, credentials, options)
+            for options in endpoint.channel_options
+        ]
+        self._stubs = cycle([autoencoder_pb2_grpc.AutoencoderServiceStub(channel) for channel in self._channels])
 
     def __enter__(self) -> Client:
         return self
@@ -78,7 +83,8 @@ class Client:
     def close(self) -> None:
         """Cancel what is under way, here and in other threads: it raises Closed. Closing twice does nothing."""
         self._closed = True
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
     def models(self, *, timeout_s: float | None = None) -> list[ModelCard]:
         """The cards of all models that are ready, by name, then by version, the latest first."""
@@ -230,7 +236,7 @@ class Client:
 
     def _call(self, method: str, request: Any, deadline: Deadline) -> Any:
         try:
-            return getattr(self._stub, method)(request, timeout=deadline.remaining_s(), metadata=self._metadata)
+            return getattr(next(self._stubs), method)(request, timeout=deadline.remaining_s(), metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._error(error) from error
         except ValueError as error:
@@ -238,7 +244,9 @@ class Client:
 
     def _begin(self, method: str, request: Any, deadline: Deadline) -> Any:
         try:
-            return getattr(self._stub, method).future(request, timeout=deadline.remaining_s(), metadata=self._metadata)
+            return getattr(next(self._stubs), method).future(
+                request, timeout=deadline.remaining_s(), metadata=self._metadata
+            )
         except ValueError as error:
             raise self._closed_error(error) from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -33,20 +33,24 @@ _METHODS = {
 
 
 class Deadline:
-    """One deadline for all messages of a call, on the monotonic clock."""
+    """One deadline for all messages of a call. `end` is on the monotonic clock; infinity where there is none."""
 
     def __init__(self, timeout_s: float | None) -> None:
         if timeout_s is not None and not (timeout_s > 0 and math.isfinite(timeout_s)):
             raise InvalidArgument(f"timeout_s: must be a positive number of seconds, or None; got {timeout_s}")
-        self._timeout_s = timeout_s
-        self._end = None if timeout_s is None else time.monotonic() + timeout_s
+        self.timeout_s = timeout_s
+        self.end = math.inf if timeout_s is None else self.now() + timeout_s
+
+    @staticmethod
+    def now() -> float:
+        return time.monotonic()
 
     def remaining_s(self) -> float | None:
-        if self._end is None:
+        if self.timeout_s is None:
             return None
-        remaining = self._end - time.monotonic()
+        remaining = self.end - self.now()
         if remaining <= 0:
-            raise DeadlineExceeded(f"timeout_s={self._timeout_s} passed before all rows were sent")
+            raise DeadlineExceeded(f"timeout_s={self.timeout_s} passed before all rows were sent")
         return remaining
 
 
@@ -103,6 +107,15 @@ class Join:
         return self._array
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mergeable:
+    """What it takes to send the rows of several jobs in one message: those with the same `key`."""
+
+    key: tuple[Hashable, ...]
+    rows: Array
+    build: Callable[[Array], Any]
+
+
 class Job(Generic[Result]):
     def __init__(
         self,
@@ -114,12 +127,14 @@ class Job(Generic[Result]):
         joins: Mapping[str, Join],
         finish: Callable[[Execution], Result],
         on_execution: OnExecution | None,
+        mergeable: Mergeable | None = None,
     ) -> None:
         self.method = method
         self.total = total
         self.done = 0
         self.is_single = total <= message_rows
-        self._message_rows = message_rows
+        self.message_rows = message_rows
+        self._mergeable = mergeable
         self._build = build
         self._joins = joins
         self._finish = finish
@@ -127,21 +142,37 @@ class Job(Generic[Result]):
         self._execution: Execution | None = None
 
     def parts(self) -> Iterator[Part]:
-        for start in range(0, self.total, self._message_rows):
-            stop = min(start + self._message_rows, self.total)
+        for start in range(0, self.total, self.message_rows):
+            stop = min(start + self.message_rows, self.total)
             yield Part(start, stop, self._build(start, stop))
 
     def where(self, part: Part) -> str:
         """What to add to the text of an error, which counts rows within its message."""
         return "" if self.is_single else f" (in the message of the rows {part.start} to {part.stop - 1})"
 
-    def accept(self, part: Part, response: Any) -> None:
+    @property
+    def merge_key(self) -> Hashable | None:
+        """Jobs with the same key may share a message; None where this one may not."""
+        return None if self._mergeable is None else (self.method, *self._mergeable.key)
+
+    @staticmethod
+    def merged_request(jobs: Sequence[Job[Any]]) -> Any:
+        """One message with the rows of all, which have the same `merge_key`, one after the other."""
+        parts = [job._mergeable for job in jobs if job._mergeable is not None]
+        rows = parts[0].rows if len(parts) == 1 else np.concatenate([part.rows for part in parts])
+        return parts[0].build(rows)
+
+    def accept(self, part: Part, response: Any, *, start: int = 0, total: int | None = None) -> None:
+        """Take the answer to a part; in a message shared with others it begins at row `start` of `total`."""
         execution = Execution.of(response.execution)
         self._execution = execution if self._execution is None else self._execution.plus(execution)
         for field, join in self._joins.items():
             value = getattr(response, field)
             tensor = isinstance(value, autoencoder_pb2.Tensor)
-            join.put(part.start, part.stop, tensors.unpack(value) if tensor else np.asarray(value, np.float32))
+            answer = tensors.unpack(value) if tensor else np.asarray(value, np.float32)
+            if total is not None and len(answer) == total:
+                answer = answer[start : start + part.stop - part.start]
+            join.put(part.start, part.stop, answer)
         self.done += part.stop - part.start
 
     def finish(self) -> Result:
@@ -190,14 +221,17 @@ def _map_job(
     joins = {gives: Join(len(array), call.out)} | {name: Join(len(array)) for name in scores}
     request = getattr(autoencoder_pb2, f"{method}Request")
 
-    def build(start: int, stop: int) -> Any:
-        return request(model=selector, output_dtype=wanted, **{sends: tensors.pack(array[start:stop], wire)})
+    def build(rows: Array) -> Any:
+        return request(model=selector, output_dtype=wanted, **{sends: tensors.pack(rows, wire)})
 
     return Job(
         method,
         total=len(array),
+        mergeable=Mergeable(
+            key=(call.model, selector.version, wanted, wire, array.dtype, array.shape[1:]), rows=array, build=build
+        ),
         message_rows=call.limits.rows_per_message(math.prod(array.shape[1:]) * wire.itemsize),
-        build=build,
+        build=lambda start, stop: build(array[start:stop]),
         joins=joins,
         finish=lambda execution: finish(execution, [join.array for join in joins.values()]),
         on_execution=call.on_execution,
