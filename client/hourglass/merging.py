@@ -11,6 +11,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from typing import Any
 
 from hourglass.errors import DeadlineExceeded, HourglassError, InvalidArgument
