@@ -6,15 +6,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 # The two builds of onnxruntime exclude each other: one machine, one choice.
 RUNTIME := $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo gpu || echo cpu)
+# The oldest grpcio of the range that service/completion_queue.py states, in an environment of its own.
+OLDEST := .venv-oldest
+OLDEST_GRPCIO := 1.81.1
 PYTHON_FILES := service training client/hourglass benchmarks examples tests
 PROTO := $(wildcard proto/autoencoder/v1/*.proto)
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format proto train zoo bench gpu-test clean
+.PHONY: help run demo test test-oldest check format proto train zoo bench gpu-test clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/serve ## serve the packages in models/ (ARGS="--port 50052 ...", see ARGS=--help)
 	@exec $(BIN)/python -m service --log-format human $(ARGS)
@@ -24,6 +27,9 @@ demo: $(VENV)/serve ## encode, denoise and interpolate real digits; writes build
 
 test: $(VENV)/develop ## run all tests (ARGS="-k batcher")
 	$(BIN)/pytest $(ARGS)
+
+test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
+	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/integration/test_stream.py $(ARGS)
 
 gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
 	$(BIN)/pytest tests/gpu $(ARGS)
@@ -56,7 +62,7 @@ bench: $(VENV)/serve ## measure the service beside its limits (needs h2load: apt
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define generate
@@ -79,3 +85,11 @@ $(VENV)/develop: $(PROJECTS) | $(BIN)/python
 	@echo "installing the service ($(RUNTIME)), training and the developers' tools into $(VENV), once"
 	@$(PIP) --editable './client[cli]' --editable '.[$(RUNTIME),training,dev]'
 	@touch $@ $(VENV)/serve
+
+$(OLDEST)/develop: $(PROJECTS)
+	@echo "installing the service with grpcio $(OLDEST_GRPCIO) into $(OLDEST), once"
+	$(PYTHON) -m venv $(OLDEST)
+	@mkdir -p build
+	@sed 's/^grpcio==.*/grpcio==$(OLDEST_GRPCIO)/' constraints.txt > build/constraints-oldest.txt
+	@$(OLDEST)/bin/pip install --quiet --constraint build/constraints-oldest.txt --editable './client[cli]' --editable '.[cpu,dev]'
+	@touch $@
