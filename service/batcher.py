@@ -39,7 +39,7 @@ _RECENT_S = 10.0
 _RETRY_AFTER_S = 0.1
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class Request:
     """Rows that wait to be run. The driver's subclass holds what they are and how to answer."""
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -43,8 +43,7 @@ class Program(Protocol):
         """Run `rows` [N, D...], of which the first `row_count` are real; outputs hold at least the real ones."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
     """The outputs of a request, each with its rows first, and where the time went."""
 
     outputs: Outputs
@@ -56,7 +55,7 @@ class Result:
 Done = Callable[[Result | ServiceError], None]
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class Job(Request):
     """A request with its rows, in any wire type, and the way to answer it: called once, from any thread."""
 

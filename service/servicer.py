@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
 
 from autoencoder.v1 import autoencoder_pb2 as pb
+from autoencoder.v1 import model_pb2
 from service import paths, tensors
 from service.calls import Call, Method
 from service.dispatcher import Done, Result
@@ -26,6 +27,14 @@ _METHODS = {
     pb.INTERPOLATION_METHOD_SPHERICAL: paths.spherical,
 }
 
+_Response = TypeVar(
+    "_Response",
+    pb.EncodeResponse,
+    pb.DecodeResponse,
+    pb.ReconstructResponse,
+    pb.DenoiseResponse,
+    pb.InterpolateResponse,
+)
 _Request = pb.EncodeRequest | pb.DecodeRequest | pb.ReconstructRequest | pb.DenoiseRequest | pb.InterpolateRequest
 
 
@@ -63,7 +72,9 @@ class Servicer:
 
         def response(result: Result) -> Message:
             (latents,) = result.outputs
-            return pb.EncodeResponse(latents=tensors.encode(latents, dtype), execution=_execution(model, result))
+            message = pb.EncodeResponse()
+            tensors.encode(latents, dtype, message.latents)
+            return _executed(message, model, result)
 
         model.encode(rows, call, _reply(call, response))
 
@@ -73,7 +84,9 @@ class Servicer:
 
         def response(result: Result) -> Message:
             (rows,) = result.outputs
-            return pb.DecodeResponse(rows=tensors.encode(rows, dtype), execution=_execution(model, result))
+            message = pb.DecodeResponse()
+            tensors.encode(rows, dtype, message.rows)
+            return _executed(message, model, result)
 
         model.decode(latents, call, _reply(call, response))
 
@@ -83,12 +96,11 @@ class Servicer:
 
         def response(result: Result) -> Message:
             reconstructions, errors = result.outputs
-            return pb.ReconstructResponse(
-                rows=tensors.encode(reconstructions, dtype),
-                reconstruction_errors=errors.tolist(),
-                novelties=model.novelty(errors).tolist(),
-                execution=_execution(model, result),
+            message = pb.ReconstructResponse(
+                reconstruction_errors=errors.tolist(), novelties=model.novelty(errors).tolist()
             )
+            tensors.encode(reconstructions, dtype, message.rows)
+            return _executed(message, model, result)
 
         model.reconstruct(rows, call, _reply(call, response))
 
@@ -98,11 +110,9 @@ class Servicer:
 
         def response(result: Result) -> Message:
             clean, errors = result.outputs
-            return pb.DenoiseResponse(
-                rows=tensors.encode(clean, dtype),
-                distances=np.sqrt(errors).tolist(),
-                execution=_execution(model, result),
-            )
+            message = pb.DenoiseResponse(distances=np.sqrt(errors).tolist())
+            tensors.encode(clean, dtype, message.rows)
+            return _executed(message, model, result)
 
         model.denoise(rows, call, _reply(call, response))
 
@@ -113,11 +123,11 @@ class Servicer:
 
         def response(result: Result) -> Message:
             rows, latents = result.outputs
-            return pb.InterpolateResponse(
-                rows=tensors.encode(rows, dtype),
-                latents=tensors.encode(latents, dtype) if return_latents else None,
-                execution=_execution(model, result),
-            )
+            message = pb.InterpolateResponse()
+            tensors.encode(rows, dtype, message.rows)
+            if return_latents:
+                tensors.encode(latents, dtype, message.latents)
+            return _executed(message, model, result)
 
         reply = _reply(call, response)
         match request.WhichOneof("ends"):
@@ -138,7 +148,7 @@ class Servicer:
         card = self._repository.get(request.model).manifest
         call.answer(lambda: pb.GetModelResponse(model=card))
 
-    def _asked(self, request: _Request) -> tuple[ServedModel, int]:
+    def _asked(self, request: _Request) -> tuple[ServedModel, model_pb2.DataType]:
         """The model and the type of the answer that a request asks for."""
         return self._repository.get(request.model), tensors.output_dtype(request.output_dtype)
 
@@ -189,11 +199,12 @@ def _reply(call: Call, response: Callable[[Result], Message]) -> Done:
     return reply
 
 
-def _execution(model: ServedModel, result: Result) -> pb.ExecutionInfo:
-    return pb.ExecutionInfo(
-        model_name=model.name,
-        model_version=model.version,
-        queue_seconds=result.queue_s,
-        compute_seconds=result.compute_s,
-        batch_rows=result.batch_rows,
-    )
+def _executed(message: _Response, model: ServedModel, result: Result) -> _Response:
+    """The message with who answered, and where the time went."""
+    execution = message.execution
+    execution.model_name = model.name
+    execution.model_version = model.version
+    execution.queue_seconds = result.queue_s
+    execution.compute_seconds = result.compute_s
+    execution.batch_rows = result.batch_rows
+    return message

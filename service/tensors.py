@@ -26,8 +26,6 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     model_pb2.DATA_TYPE_UINT8: np.dtype("u1"),
 }
 _UINT8 = int(model_pb2.DATA_TYPE_UINT8)
-# A name's way to the number that the generated type wants.
-_WIRE_DTYPES = {number: model_pb2.DataType.Name(number) for number in model_pb2.DataType.values()}
 _IS_LITTLE_ENDIAN = sys.byteorder == "little"
 _UINT8_SCALE = np.float32(1.0 / 255.0)
 
@@ -95,7 +93,7 @@ def as_float32(array: Array) -> Rows:
     return target
 
 
-def output_dtype(number: int) -> int:
+def output_dtype(number: model_pb2.DataType) -> model_pb2.DataType:
     """The type for an answer: FLOAT32 unless FLOAT16 was asked for. Raises InvalidArgument for any other."""
     if number == model_pb2.DATA_TYPE_UNSPECIFIED:
         return model_pb2.DATA_TYPE_FLOAT32
@@ -104,14 +102,16 @@ def output_dtype(number: int) -> int:
     return number
 
 
-def encode(array: Rows, dtype: int) -> autoencoder_pb2.Tensor:
-    """The wire form of an array; values beyond FLOAT16's range become infinite there."""
+def encode(array: Rows, dtype: model_pb2.DataType, target: autoencoder_pb2.Tensor) -> None:
+    """Write an array into a message; values beyond FLOAT16's range become infinite there."""
     if dtype == model_pb2.DATA_TYPE_FLOAT16:
         with np.errstate(over="ignore"):
             array = array.astype(_DTYPES[dtype])
     elif not _IS_LITTLE_ENDIAN:
         array = array.astype(_DTYPES[dtype])
-    return autoencoder_pb2.Tensor(dtype=_WIRE_DTYPES[dtype], shape=array.shape, data=array.tobytes())
+    target.dtype = dtype
+    target.shape.extend(array.shape)
+    target.data = array.tobytes()
 
 
 def _dtype_name(number: int) -> str:
