@@ -378,7 +378,7 @@ class _Call(_Rpc):
         self._pending -= 1
         if event.batch_operations[0].cancelled():
             self._cancelled = True
-            for callback in self._callbacks:
+            for callback in tuple(self._callbacks):
                 callback()
         self._retire()
 
@@ -407,6 +407,7 @@ class _Call(_Rpc):
             return
         self._answered = True
         self._loop.unwatched.pop(self, None)
+        # They lead back to this call, and its rows would stay until the collector of cycles comes by.
         self._callbacks.clear()
         if not self._start(operations, self._on_sent):
             self._retire()
@@ -565,7 +566,7 @@ class _StreamCall:
             self._callbacks.append(callback)
 
     def cancel(self) -> None:
-        for callback in self._callbacks:
+        for callback in tuple(self._callbacks):
             callback()
 
     def answer(self, build: Callable[[], Message]) -> None:
@@ -576,14 +577,20 @@ class _StreamCall:
 
     def fail(self, error: ServiceError) -> None:
         if self._stream._loop.is_here:
-            self._stream.failed(self, error)
+            self._fail(error)
         else:
-            self._stream._loop.post(self._stream._call, lambda: self._stream.failed(self, error))
+            self._stream._loop.post(self._stream._call, lambda: self._fail(error))
 
     def _answer(self, build: Callable[[], Message]) -> None:
         try:
             message = build().SerializeToString()
         except Exception:
-            self._stream.failed(self, internal_error("an answer could not be built"))
+            self._fail(internal_error("an answer could not be built"))
             return
+        # They lead back to this call, and its rows would stay until the collector of cycles comes by.
+        self._callbacks.clear()
         self._stream.answered(self, message)
+
+    def _fail(self, error: ServiceError) -> None:
+        self._callbacks.clear()
+        self._stream.failed(self, error)

@@ -7,6 +7,7 @@ Stop:  NOT_SERVING -> lame-duck delay -> no new calls -> calls in flight end -> 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,8 @@ def _transport(settings: Settings, metrics: Metrics, *, share_port: bool) -> Tra
         max_concurrent_requests=settings.max_concurrent_requests,
         max_message_bytes=settings.max_message_bytes,
         max_stream_requests=settings.max_stream_requests,
+        max_connection_age_s=settings.max_connection_age_s or math.inf,
+        connection_grace_s=settings.drain_s,
     )
     reason = None if settings.transport == "threaded" else completion_queue.why_not()
     if reason and settings.transport == "completion-queue":

@@ -54,6 +54,12 @@ class Settings:
     max_stream_requests: int = _setting(
         256, "most requests of one stream that are not answered; the client is held back beyond", least=1
     )
+    max_connection_age_s: float = _setting(
+        0.0,
+        "seconds after which a client is asked to connect anew, so that load spreads over new workers and pods; "
+        "its calls have --drain-s to end; 0 for never",
+        least=0,
+    )
     lame_duck_s: float = _setting(
         0.0, "seconds between saying NOT_SERVING and taking no new requests, for load balancers to notice", least=0
     )

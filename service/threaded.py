@@ -318,7 +318,14 @@ class _StreamCall:
             callback()
 
     def answer(self, build: Callable[[], Message]) -> None:
+        self._forget()
         self._stream.put((self, build))
 
     def fail(self, error: ServiceError) -> None:
+        self._forget()
         self._stream.put(error)
+
+    def _forget(self) -> None:
+        # They lead back to this call, and its rows would stay until the collector of cycles comes by.
+        with self._lock:
+            self._callbacks = []

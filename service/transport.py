@@ -6,6 +6,7 @@ it is. Services with generated handlers (health, reflection) are added to `serve
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +22,15 @@ from service.metrics import Metrics
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """`max_message_bytes` bounds a request; `max_stream_requests` those of one stream that are not answered yet."""
+    """`max_message_bytes` bounds a request; `max_stream_requests` those of one stream that are not answered yet. A
+    connection is asked to end after `max_connection_age_s`, give or take a tenth, and has `connection_grace_s` for its
+    calls; infinity for never."""
 
     max_concurrent_requests: int
     max_message_bytes: int
     max_stream_requests: int
+    max_connection_age_s: float = math.inf
+    connection_grace_s: float = math.inf
 
 
 class Transport(Protocol):
@@ -72,7 +77,12 @@ class Meter:
 
 
 def server_options(limits: Limits, *, share_port: bool) -> list[tuple[str, int]]:
+    ages = {
+        "grpc.max_connection_age_ms": limits.max_connection_age_s,
+        "grpc.max_connection_age_grace_ms": limits.connection_grace_s,
+    }
     return [
+        *((name, int(seconds * 1000)) for name, seconds in ages.items() if math.isfinite(seconds)),
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         # Without this two servers share a port without a word.

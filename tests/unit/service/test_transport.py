@@ -305,6 +305,17 @@ def test_compressed_requests_are_read(harness: Harness) -> None:
     harness.calls.clear()
 
 
+def test_a_connection_that_is_old_is_made_anew_and_no_call_is_lost(kind: str) -> None:
+    subject = Harness(kind, limits=replace(LIMITS, max_connection_age_s=0.2, connection_grace_s=WAIT_S))
+    subject.on_call = answer_now
+    callers: set[str] = set()
+    while len(callers) < 3:
+        assert subject.square(Int64Value(value=3), timeout=WAIT_S, wait_for_ready=True).value == 9
+        callers.update(call.caller for _, call in subject.calls)
+        subject.calls.clear()
+    subject.close()
+
+
 def test_a_stream_answers_in_the_order_of_completion(harness: Harness) -> None:
     inbox: SimpleQueue[Int64Value | None] = SimpleQueue()
     answers = harness.squares(iter(inbox.get, None), timeout=WAIT_S)
