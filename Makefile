@@ -58,7 +58,7 @@ train: $(VENV)/develop ## train one recipe: make train RECIPE=conv ARGS="--data 
 zoo: $(VENV)/develop ## train, export and report all recipes into models/
 	$(BIN)/python -m training zoo $(ARGS)
 
-bench: $(VENV)/serve ## measure the service beside its limits (needs h2load: apt-get install nghttp2-client)
+bench: $(VENV)/develop ## measure the service beside its limits and peers (needs h2load: apt-get install nghttp2-client)
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays

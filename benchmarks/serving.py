@@ -1,9 +1,11 @@
-"""Requests and rows a second of the service, beside onnxruntime alone and a server that does nothing.
+"""The service beside its limits and its peers: requests and rows a second, latency, memory.
 
-Everything is measured in the same run, in rounds one after the other, and the medians are reported: the machine may be
-noisy, the ratios are not. The servers and onnxruntime have one core, the load another. The load comes from h2load,
-which is native, so that no Python client is the limit. Every answer is counted by its gRPC status, and values are
-compared with onnxruntime's before anything is timed. Needs h2load (Debian: nghttp2-client).
+Everything is measured in the same run, in rounds one after the other, and medians are reported: the machine may be
+noisy, the ratios are not. Servers have one core, the load the other; with two workers both share both. While one server
+is measured the others are stopped (SIGSTOP), so that idle ones cost nothing. The load comes from h2load, which is
+native, so that no Python client is the limit; every answer is checked by its status, and values are compared with
+onnxruntime's before anything is timed. Needs h2load (Debian: nghttp2-client); peers that were built
+(python -m benchmarks.peers build) are measured, the others are named.
 """
 
 from __future__ import annotations
@@ -11,51 +13,42 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
 import shutil
+import signal
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
-import numpy.typing as npt
-import onnxruntime as ort
 
-from autoencoder.v1 import autoencoder_pb2 as pb
-from autoencoder.v1 import model_pb2
-from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
-from service import settings
+from benchmarks import report
+from benchmarks.load import ROOT, Load, family
+from benchmarks.peers.catalog import PEERS, Peer, PeerError, Running
+from benchmarks.subjects import (
+    Ours,
+    bare_session,
+    copies,
+    digits,
+    echo,
+    floats,
+    latest,
+    loop,
+    service,
+)  # fmt: skip
 
-ROOT = Path(__file__).parent.parent
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
-DIGITS = ROOT / "examples" / "digits.npz"
-BEGIN, END = "<!-- serving: begin -->", "<!-- serving: end -->"
-METHOD = "/autoencoder.v1.AutoencoderService/Encode"
-# In flight, as connections times streams of each.
-LOADS = {1: (1, 1), 16: (4, 4), 64: (4, 16)}
-BULK_ROWS, BULK_LOAD = 256, (4, 1)
-LOOP_ROWS = (1, 16, 64, 256)
+IN_FLIGHT = {1: Load(connections=1), 16: Load(connections=4, streams=4), 64: Load(connections=4, streams=16)}
+BULK_ROWS, BULK = 256, Load(connections=4)
+CLIENT_ROWS, TASKS, LONE_CALLS = 20_000, 2_000, 300
+GROWTH_ROWS = (1, 4, 16, 64, 256)
+GROWTH_CONNECTIONS = (1, 4, 16, 64, 256)
+GROWTH_MODELS = (1, 10, 50)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """A server to load: a name, an address, and the request of each kind in h2load's form (a framed message)."""
-
-    name: str
-    address: str
-    http: str | None
+Figures = dict[str, list[float]]
 
 
 def main() -> int:
@@ -64,222 +57,278 @@ def main() -> int:
     )
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="model packages (default: %(default)s)")
     parser.add_argument("--model", default="mnist-conv", help="the model whose encoder is used (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds; medians are reported (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of one measurement (default: %(default)s)")
+    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=sorted(PEERS), help="default: all")
+    parser.add_argument("--million", type=float, default=1.0, help="million rows of the memory test (default: 1)")
     parser.add_argument("--json", type=Path, help="write all figures, with hardware and versions, to this file")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {DOCUMENT.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help="put tables and chart into docs/")
     arguments = parser.parse_args()
     if shutil.which("h2load") is None:
         print("h2load is needed; Debian has it in the package nghttp2-client", file=sys.stderr)
         return 2
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
+    if len(os.sched_getaffinity(0)) < 2:
         print("two cores are needed: one for the server, one for the load", file=sys.stderr)
         return 2
-    server_core, load_core = cores[:2]
-    with np.load(DIGITS) as file:
-        digits = np.resize(file["images"], (BULK_ROWS, 28, 28))
-    figures: dict[str, list[float]] = {}
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        session = bare_session(arguments.models / arguments.model)
-        requests = write_requests(folder, arguments.model, digits)
-        ours = stack.enter_context(our_server(arguments.models, server_core))
-        check_values(ours, session, arguments.model, digits)
-        targets = [
-            ours,
-            *(stack.enter_context(echo_server(server_core, requests[kind][1], kind)) for kind in ("single", "bulk")),
-        ]
-        for round_number in range(arguments.rounds):
-            print(f"round {round_number + 1} of {arguments.rounds}", file=sys.stderr)
-            os.sched_setaffinity(0, {server_core})
-            for rows in LOOP_ROWS:
-                rate = loop(session, (digits[:rows] / 255).astype(np.float32), arguments.seconds / 2)
-                figures.setdefault(f"onnxruntime in a loop, {rows} rows", []).append(rate)
-            os.sched_setaffinity(0, {load_core})
-            for in_flight, load in LOADS.items():
-                for target in targets[:2]:
-                    rate = h2load(target, requests["single"][0], load, arguments.seconds)
-                    figures.setdefault(f"{target.name}, single rows, {in_flight} in flight", []).append(rate)
-            for target, kind in ((ours, "bulk"), (ours, "bulk-uint8"), (targets[2], "bulk")):
-                rate = h2load(target, requests[kind][0], BULK_LOAD, arguments.seconds) * BULK_ROWS
-                figures.setdefault(f"{target.name}, {kind}", []).append(rate)
-        os.sched_setaffinity(0, set(cores))
-    medians = {name: statistics.median(values) for name, values in figures.items()}
-    table = render(medians)
-    print(table)
-    report = {
-        "command": "python -m benchmarks.serving " + " ".join(sys.argv[1:]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version(), "grpcio": grpc.__version__, "onnxruntime": ort.__version__},
-        "model": arguments.model,
-        "medians": medians,
-        "rounds": figures,
-    }
+    bench = Bench(arguments)
+    bench.run()
+    made = report.Report(
+        command=("python -m benchmarks.serving " + " ".join(sys.argv[1:])).strip(),
+        model=arguments.model,
+        medians={name: statistics.median(values) for name, values in bench.figures.items()},
+        rounds=bench.figures,
+        missing=bench.missing,
+    )
+    print(made.tables())
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(made.to_json(), indent=2) + "\n")
     if arguments.write:
-        write_document(report, table)
+        made.write()
     return 0
 
 
-def bare_session(model: Path) -> ort.InferenceSession:
-    """The model's encoder on one thread, without anything around it."""
-    latest = max((path for path in model.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(latest / "encoder.onnx", options, providers=["CPUExecutionProvider"])
+class Bench:
+    """The run: `figures` are rows or messages a second (or seconds, or bytes, where the name says so), by round."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._model = arguments.model
+        self._models = arguments.models
+        self._rounds = arguments.rounds
+        self._seconds = arguments.seconds
+        self._peers = [PEERS[name] for name in arguments.peers]
+        self._memory_rows = int(arguments.million * 1e6)
+        self._encoder = latest(arguments.models / arguments.model) / "encoder.onnx"
+        self._server_core, self._load_core = sorted(os.sched_getaffinity(0))[:2]
+        self._session = bare_session(self._encoder)
+        self._row = floats(digits(1))
+        self._bulk = floats(digits(BULK_ROWS))
+        self.figures: Figures = {}
+        self.missing: dict[str, str] = {}
+
+    def run(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self._one_core(Path(folder))
+            self._two_cores(Path(folder))
+            self._fairness(Path(folder))
+            self._growth(Path(folder))
+            self._memory(Path(folder))
+
+    def _note(self, name: str, value: float) -> None:
+        self.figures.setdefault(name, []).append(value)
+        print(f"  {name}: {value:,.4g}", file=sys.stderr)
+
+    def _one_core(self, folder: Path) -> None:
+        """Every server on one core, the load on the other."""
+        core = {self._server_core}
+        one = ("--threads", "1")
+        with ExitStack() as stack:
+            ours = [
+                stack.enter_context(service("Hourglass", self._models, core, folder, *one)),
+                *(
+                    stack.enter_context(
+                        service(
+                            f"threaded transport, {threads} threads",
+                            self._models,
+                            core,
+                            folder,
+                            *one,
+                            "--transport",
+                            "threaded",
+                            "--handler-threads",
+                            str(threads),
+                        )
+                    )
+                    for threads in (4, 8, 16)
+                ),
+            ]
+            latent_values = int(np.prod(self._session.run(None, {"rows": self._row})[0].shape))
+            echoes = [
+                stack.enter_context(echo(f"bare echo, {transport}", transport, core, folder, latent_values))
+                for transport in ("completion-queue", "threaded")
+            ]
+            for one_of_ours in ours:
+                one_of_ours.check(self._session, self._model)
+            peers = [running for peer in self._peers if (running := self._start(stack, peer, core, 1)) is not None]
+            everyone: list[Ours | Running] = [*ours, *echoes, *peers]
+            stack.callback(_signal_all, everyone, signal.SIGCONT)  # what is stopped does not end
+            _signal_all(everyone, signal.SIGSTOP)
+            os.sched_setaffinity(0, {self._load_core})
+            for number in range(self._rounds):
+                print(f"one core, round {number + 1} of {self._rounds}", file=sys.stderr)
+                self._bare(core)
+                for subject in everyone:
+                    with awake(subject.pid):
+                        self._singles(subject, "one core")
+                        if subject not in echoes and "threads" not in _name(subject):
+                            self._bulks(subject)
+                        if isinstance(subject, Ours) and (subject is ours[0] or subject in echoes):
+                            rate = subject.stream(self._model, self._row, 1, 4)
+                            self._note(f"{subject.name}, stream of single rows", rate)
+        os.sched_setaffinity(0, {self._server_core, self._load_core})
+
+    def _two_cores(self, folder: Path) -> None:
+        """Two workers on both cores, which they share with the load; and the Python client beside them."""
+        cores = {self._server_core, self._load_core}
+        with ExitStack() as stack:
+            ours = stack.enter_context(service("Hourglass", self._models, cores, folder, "--workers", "2"))
+            peers = [
+                running
+                for peer in self._peers
+                if peer.most_workers > 1 and (running := self._start(stack, peer, cores, 2)) is not None
+            ]
+            everyone: list[Ours | Running] = [ours, *peers]
+            stack.callback(_signal_all, everyone, signal.SIGCONT)  # what is stopped does not end
+            _signal_all(everyone, signal.SIGSTOP)
+            both = bare_session(self._encoder, threads=2)
+            for number in range(self._rounds):
+                print(f"two cores, round {number + 1} of {self._rounds}", file=sys.stderr)
+                self._note("onnxruntime in a loop on two cores, 256 rows", loop(both, self._bulk, self._seconds))
+                for subject in everyone:
+                    with awake(subject.pid):
+                        rate = self._measure(subject, self._row, 64)
+                        self._note(f"{_name(subject)}, two workers on two cores, 64 in flight", rate)
+                with awake(ours.pid):
+                    for what, count in (("rows", CLIENT_ROWS), ("tasks", TASKS)):
+                        self._note(f"Hourglass, Python client, {what}", self._client(what, ours, count)[0])
+
+    def _fairness(self, folder: Path) -> None:
+        """Single rows, one after the other, alone and beside four clients that send 256 rows without pause."""
+        with service("Hourglass", self._models, {self._server_core}, folder, "--threads", "1") as ours:
+            os.sched_setaffinity(0, {self._load_core})
+            for number in range(self._rounds):
+                print(f"fairness, round {number + 1} of {self._rounds}", file=sys.stderr)
+                self._note("lone call alone, p99 in s", self._client("alone", ours, LONE_CALLS)[1])
+                full = BULK_ROWS / loop(self._session, self._bulk, self._seconds)
+                self._note("full batch in s", full)
+                with bulk_load(ours, ours.body(self._model, self._bulk)):
+                    self._note("lone call under bulk load, p99 in s", self._client("alone", ours, LONE_CALLS)[1])
+            os.sched_setaffinity(0, {self._server_core, self._load_core})
+
+    def _growth(self, folder: Path) -> None:
+        """Rows a second, and memory, as messages, connections and models grow; one round."""
+        print("growth", file=sys.stderr)
+        core = {self._server_core}
+        with service("Hourglass", self._models, core, folder, "--threads", "1") as ours:
+            os.sched_setaffinity(0, {self._load_core})
+            for count in GROWTH_ROWS:
+                rate = ours.measure(self._model, floats(digits(count)), BULK, self._seconds).requests_per_s
+                self._note(f"growth, {count} rows a message", rate * count)
+                self._note(f"growth, {count} rows a message, resident bytes", ours.resident_bytes())
+            for count in GROWTH_CONNECTIONS:
+                rate = ours.measure(self._model, self._row, Load(connections=count), self._seconds).requests_per_s
+                self._note(f"growth, {count} connections", rate)
+                self._note(f"growth, {count} connections, resident bytes", ours.resident_bytes())
+        for count in GROWTH_MODELS:
+            models = copies(self._models / self._model, count, folder / f"models-{count}")
+            with service("Hourglass", models, core, folder, "--threads", "1") as ours:
+                load = IN_FLIGHT[64]
+                rate = ours.measure(f"{self._model}-0", self._row, load, self._seconds).requests_per_s
+                self._note(f"growth, {count} models", rate)
+                self._note(f"growth, {count} models, resident bytes", ours.resident_bytes())
+        os.sched_setaffinity(0, {self._server_core, self._load_core})
+
+    def _memory(self, folder: Path) -> None:
+        """Resident memory after the first tenth of many rows, and after all of them."""
+        print("memory", file=sys.stderr)
+        images = digits(BULK_ROWS)
+        with service("Hourglass", self._models, {self._server_core}, folder, "--threads", "1") as ours:
+            os.sched_setaffinity(0, {self._load_core})
+            rows, tenth = 0, self._memory_rows // 10
+            while rows < self._memory_rows:
+                rows += ours.measure(self._model, images, BULK, 5.0).succeeded * BULK_ROWS
+                if "memory early, resident bytes" not in self.figures and rows >= tenth:
+                    self._note("memory early, resident bytes", ours.resident_bytes())
+            self._note("memory late, resident bytes", ours.resident_bytes())
+            self._note("memory, rows", rows)
+        os.sched_setaffinity(0, {self._server_core, self._load_core})
+
+    def _start(self, stack: ExitStack, peer: Peer, cores: set[int], workers: int) -> Running | None:
+        try:
+            running = stack.enter_context(peer.start(self._encoder, cores=cores, workers=workers))
+            expected = self._session.run(None, {"rows": self._bulk[:7]})[0].reshape(7, -1)
+            np.testing.assert_allclose(running.values(self._bulk[:7]), expected, atol=1e-4)
+        except (PeerError, AssertionError) as error:
+            self.missing[peer.name] = str(error).strip().splitlines()[0]
+            print(f"  {peer.name} is left out: {self.missing[peer.name]}", file=sys.stderr)
+            return None
+        return running
+
+    def _bare(self, core: set[int]) -> None:
+        os.sched_setaffinity(0, core)
+        for rows in (1, 16, 64, BULK_ROWS):
+            rate = loop(self._session, floats(digits(rows)), self._seconds / 2)
+            self._note(f"onnxruntime in a loop, {rows} rows", rate)
+        os.sched_setaffinity(0, {self._load_core})
+
+    def _singles(self, subject: Ours | Running, where: str) -> None:
+        for in_flight in IN_FLIGHT:
+            rate = self._measure(subject, self._row, in_flight)
+            self._note(f"{_name(subject)}, {where}, {in_flight} in flight", rate)
+
+    def _bulks(self, subject: Ours | Running) -> None:
+        if isinstance(subject, Ours):
+            for kind, rows in (("float32", self._bulk), ("uint8", digits(BULK_ROWS))):
+                rate = subject.measure(self._model, rows, BULK, self._seconds).requests_per_s
+                self._note(f"{subject.name}, {BULK_ROWS}-row messages, {kind}", rate * BULK_ROWS)
+        else:
+            with suppress(PeerError):  # some take no more than so many bytes in a message
+                rate = subject.measure(self._bulk, BULK.in_flight, self._seconds).requests_per_s
+                self._note(f"{subject.peer.name}, {BULK_ROWS}-row messages, float32", rate * BULK_ROWS)
+
+    def _measure(self, subject: Ours | Running, rows: Any, in_flight: int) -> float:
+        if isinstance(subject, Ours):
+            return subject.measure(self._model, rows, IN_FLIGHT[in_flight], self._seconds).requests_per_s
+        return subject.measure(rows, in_flight, self._seconds).requests_per_s
+
+    def _client(self, what: str, ours: Ours, count: int) -> list[float]:
+        command = [sys.executable, "-m", "benchmarks.client", what, ours.address, self._model, str(count)]
+        return [
+            float(word) for word in subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout.split()
+        ]
 
 
-def loop(session: ort.InferenceSession, rows: npt.NDArray[np.float32], seconds: float) -> float:
-    """Rows a second of a session that is run again and again."""
-    session.run(None, {"rows": rows})
-    began, runs = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - began) < seconds:
-        session.run(None, {"rows": rows})
-        runs += 1
-    return runs * len(rows) / elapsed
+def _name(subject: Ours | Running) -> str:
+    return subject.name if isinstance(subject, Ours) else subject.peer.name
 
 
-def encode_request(model: str, rows: npt.NDArray[Any]) -> pb.EncodeRequest:
-    dtype = model_pb2.DATA_TYPE_UINT8 if rows.dtype == np.uint8 else model_pb2.DATA_TYPE_FLOAT32
-    return pb.EncodeRequest(
-        model=pb.ModelSelector(name=model), rows=pb.Tensor(dtype=dtype, shape=rows.shape, data=rows.tobytes())
-    )
+def _signal_all(subjects: list[Ours | Running], number: signal.Signals) -> None:
+    for subject in subjects:
+        _signal(subject.pid, number)
 
 
-def write_requests(folder: Path, model: str, digits: npt.NDArray[np.uint8]) -> dict[str, tuple[Path, int]]:
-    """By kind: the file with a framed request, and the rows in it."""
-    floats = (digits / np.float32(255)).astype(np.float32)
-    found = {}
-    for kind, rows in (("single", floats[:1]), ("bulk", floats), ("bulk-uint8", digits)):
-        message = encode_request(model, rows).SerializeToString()
-        path = folder / kind
-        path.write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
-        found[kind] = (path, len(rows))
-    return found
+def _signal(leader: int, number: signal.Signals) -> None:
+    for pid in family(leader):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 @contextmanager
-def our_server(models: Path, core: int) -> Iterator[Target]:
-    command = [
-        sys.executable, "-m", "service", "--models", str(models), "--port", "0", "--http-port", "0",
-        "--device", "cpu", "--threads", "1", "--log-format", "json",
-    ]  # fmt: skip
-    with process(command, core) as (server, lines):
-        for line in lines:
-            event = json.loads(line)
-            if event["event"] == "serving":
-                yield Target(name="Hourglass", address=event["address"], http=f"http://{event['http']}/metrics")
-                return
-        raise SystemExit(f"the service did not start (exit code {server.wait()})")
-
-
-@contextmanager
-def echo_server(core: int, rows: int, kind: str) -> Iterator[Target]:
-    threads = settings.Settings().handler_threads
-    # The size of an answer with 128 latents a row.
-    command = [sys.executable, "-m", "benchmarks.echo", str(threads), str(40 + rows * 128 * 4)]
-    with process(command, core) as (_, lines):
-        yield Target(name=f"bare echo ({kind})", address=f"127.0.0.1:{int(next(lines))}", http=None)
-
-
-@contextmanager
-def process(command: list[str], core: int) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
-    """A subprocess on one core and its lines; ended with the block."""
-    server = subprocess.Popen(
-        ["taskset", "--cpu-list", str(core), *command],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert server.stdout is not None
+def awake(leader: int) -> Iterator[None]:
+    """Let a stopped server and its family run while the block lasts."""
+    _signal(leader, signal.SIGCONT)
     try:
-        yield server, iter(server.stdout)
+        yield
     finally:
-        server.terminate()
-        server.communicate()
+        _signal(leader, signal.SIGSTOP)
 
 
-def check_values(target: Target, session: ort.InferenceSession, model: str, digits: npt.NDArray[np.uint8]) -> None:
-    floats = (digits / np.float32(255)).astype(np.float32)
-    expected = session.run(None, {"rows": floats})[0]
-    with grpc.insecure_channel(target.address) as channel:
-        stub = AutoencoderServiceStub(channel)
-        for rows in (floats, digits):
-            response = stub.Encode(encode_request(model, rows))
-            got = np.frombuffer(response.latents.data, "<f4").reshape(tuple(response.latents.shape))
-            np.testing.assert_allclose(got, expected, atol=1e-4)
-
-
-def h2load(target: Target, request: Path, load: tuple[int, int], seconds: float) -> float:
-    """Requests a second, all of them answered with OK."""
-    connections, streams = load
-    answered = ok_count(target)
+@contextmanager
+def bulk_load(ours: Ours, body: Path) -> Iterator[None]:
+    """Four connections that send one request after the other, until the block ends."""
     command = [
-        "h2load", "--clients", str(connections), "--max-concurrent-streams", str(streams), "--threads", "1",
-        "--duration", f"{int(seconds * 1000)}ms", "--warm-up-time", "300ms", "--data", str(request),
-        "--header", "content-type: application/grpc", "--header", "te: trailers", f"http://{target.address}{METHOD}",
+        "h2load", "--clients", str(BULK.connections), "--max-concurrent-streams", "1", "--threads", "1",
+        "--duration", "600s", "--data", str(body), "--header", "content-type: application/grpc",
+        "--header", "te: trailers", f"http://{ours.address}/autoencoder.v1.AutoencoderService/Encode",
     ]  # fmt: skip
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    done = re.search(r"finished in [\d.]+\w+, ([\d.]+) req/s", output)
-    totals = re.search(r"requests: (\d+) total.* (\d+) succeeded, (\d+) failed", output)
-    if done is None or totals is None or totals[3] != "0":
-        raise SystemExit(f"h2load on {target.name}: {output}")
-    if target.http is not None and ok_count(target) - answered < int(totals[2]):
-        raise SystemExit(f"{target.name}: {totals[2]} requests, but only {ok_count(target) - answered} were OK")
-    return float(done[1])
-
-
-def ok_count(target: Target) -> int:
-    if target.http is None:
-        return 0
-    with urllib.request.urlopen(target.http) as response:
-        text = response.read().decode()
-    found = re.search(rf'autoencoder_rpc_requests_total{{code="OK",method="{METHOD}"}} ([\d.e+]+)', text)
-    return int(float(found[1])) if found else 0
-
-
-def render(medians: dict[str, float]) -> str:
-    """The table, with each figure beside its limits."""
-    compute = {rows: medians[f"onnxruntime in a loop, {rows} rows"] for rows in LOOP_ROWS}
-    lines = [
-        "| load | Hourglass | bare echo server | onnxruntime in a loop | of echo | of onnxruntime |",
-        "|---|---|---|---|---|---|",
-    ]
-
-    def line(load: str, ours: float, echo: float | None, loop: float, unit: str) -> str:
-        beside = "-" if echo is None else f"{echo:,.0f}"
-        share = "-" if echo is None else f"{ours / echo:.2f}"
-        return f"| {load} | {ours:,.0f} {unit} | {beside} | {loop:,.0f} | {share} | {ours / loop:.2f} |"
-
-    for in_flight in LOADS:
-        load = f"single rows, {in_flight} in flight"
-        echo = medians[f"bare echo (single), {load}"]
-        lines.append(line(load, medians[f"Hourglass, {load}"], echo, compute[in_flight], "requests/s"))
-    echo = medians["bare echo (bulk), bulk"]
-    bulk = f"{BULK_ROWS}-row messages, {BULK_LOAD[0] * BULK_LOAD[1]} in flight"
-    lines.append(line(f"{bulk}, float32", medians["Hourglass, bulk"], echo, compute[256], "rows/s"))
-    lines.append(line(f"{bulk}, uint8", medians["Hourglass, bulk-uint8"], None, compute[256], "rows/s"))
-    return "\n".join(lines)
-
-
-def hardware() -> str:
-    with open("/proc/cpuinfo") as file:
-        model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
-    return f"{model}, {os.cpu_count()} cores; one for the server, one for the load"
-
-
-def write_document(report: dict[str, Any], table: str) -> None:
-    text = DOCUMENT.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    facts = (
-        f"`{report['command'].strip()}`, {report['date']}; {report['hardware']}; {versions}; "
-        f"encoder of `{report['model']}`."
-    )
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{facts}\n\n{table}\n{END}{after}")
+    before = ours.ok("Encode")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
+        try:
+            while ours.ok("Encode") < before + 8:
+                pass
+            yield
+        finally:
+            load.kill()
 
 
 if __name__ == "__main__":
