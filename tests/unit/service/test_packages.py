@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -100,6 +103,18 @@ def test_find_takes_versions_in_the_order_of_numbers_and_nothing_else(tmp_path: 
     assert found == [("another", "1"), ("tiny", "1"), ("tiny", "9"), ("tiny", "10")]
     with pytest.raises(PackageError, match="is not a directory"):
         packages.find(tmp_path / "nowhere")
+
+
+def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(path: Path) -> list[Path]:
+        if path.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return [path / name for name in os.listdir(path)]
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(Path, "iterdir", listed)
+    with pytest.raises(PackageError, match=r"/closed: cannot be read: Permission denied"):
+        packages.find(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +246,10 @@ def test_another_signature_is_refused(package: Path) -> None:
     assert "free batch dimension, is FLOAT [1, 4, 4]" in str(refused(package))
     replace(package, "encoder.onnx", tiny.decoder().SerializeToString())
     assert "input must be FLOAT [batch, 4, 4]" in str(refused(package))
+    unknown = tiny.encoder()
+    unknown.graph.input[0].type.tensor_type.elem_type = 999
+    replace(package, "encoder.onnx", unknown.SerializeToString())
+    assert "free batch dimension, is unknown type 999 [-1, 4, 4]" in str(refused(package))
     two = tiny.encoder()
     two.graph.output.append(two.graph.output[0])
     replace(package, "encoder.onnx", two.SerializeToString())
@@ -254,6 +273,53 @@ def test_golden_files_that_are_none_are_refused(package: Path, tmp_path: Path) -
     ):
         replace(package, "golden.npz", content)
         assert refused(package).file == "golden.npz"
+
+
+def golden_member(content: bytes, name: str = "rows.npy", *, encrypted: bool = False) -> bytes:
+    """A golden file with this in the place of its rows."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(name, content)
+        for other, array in (("latents", tiny.encode(tiny.rows(1))), ("reconstructions", tiny.rows(1))):
+            with archive.open(f"{other}.npy", "w") as member:
+                np.save(member, array)
+    packed = bytearray(stream.getvalue())
+    if encrypted:
+        packed[6] |= 1
+        packed[packed.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(packed)
+
+
+def npy(header: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n" + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        golden_member(b"bytes", "rows"),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1 << 60, 4, 4)}")),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1152921504606846976, 4, 4)}")),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776000, 4, 4)}")),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4, 4)}")),
+        golden_member(npy("(" * 5000)),
+        golden_member(npy("{'descr': '''")),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, 4)}", bytes(64)), encrypted=True),
+    ],
+    ids=["bytes", "expression", "overflow", "memory", "negative", "parentheses", "quotes", "encrypted"],
+)
+def test_a_hostile_golden_file_is_refused(package: Path, content: bytes) -> None:
+    replace(package, "golden.npz", content)
+    assert refused(package).file == "golden.npz"
+
+
+@given(st.data())
+def test_a_golden_file_with_broken_bytes_raises_only_package_errors(data: st.DataObject) -> None:
+    content = bytearray(tiny.files()["golden.npz"])
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(PackageError):
+        packages._read_golden(bytes(content), (4, 4), (3,), (4, 4))
 
 
 def test_a_golden_file_that_unpacks_to_too_much_is_refused_unread(package: Path, tmp_path: Path) -> None:
