@@ -171,7 +171,9 @@ def test_metric_names_are_the_contract() -> None:
 
 @pytest.fixture
 def record() -> logging.LogRecord:
-    return logging.makeLogRecord({"msg": "model\nready", "levelname": "INFO", "name": "service", "model": "a\nb"})
+    return logging.makeLogRecord(
+        {"msg": "model\nready", "levelname": "INFO", "name": "service", "model": "a\nb", "colour": "\x1b[2J\rü"}
+    )
 
 
 def test_json_logs_are_one_object_a_line(record: logging.LogRecord) -> None:
@@ -183,4 +185,4 @@ def test_json_logs_are_one_object_a_line(record: logging.LogRecord) -> None:
 def test_human_logs_are_one_line_an_event(record: logging.LogRecord) -> None:
     line = logs.HumanFormatter().format(record)
     assert "\n" not in line
-    assert line.endswith("info    model\\nready  model=a\\nb")
+    assert line.endswith("info    model\\nready  model=a\\nb  colour=\\x1b[2J\\x0dü")
