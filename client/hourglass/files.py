@@ -27,7 +27,7 @@ def read_rows(path: Path) -> Array:
         pass  # An OSError that names the file, before numpy's own.
     try:
         rows: Array = np.lib.format.open_memmap(path, mode="r")
-    except ValueError as error:
+    except Exception as error:  # numpy raises what its reader of headers raises, a tokenizer's errors among them
         raise CommandError(f"{path}: must be a .npy file of numbers with at least one row; {error}") from error
     if rows.size == 0 or rows.ndim < 2:
         raise CommandError(f"{path}: the first dimension counts rows, the others are the row; got {rows.shape}")

@@ -180,6 +180,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
         (["encode", "zero.npy", "o.npy", "--model", "plain"], "zero.npy: "),
         (["encode", "flat.npy", "o.npy", "--model", "plain"], "flat.npy: the first dimension counts rows"),
         (["encode", "cut.npy", "o.npy", "--model", "plain"], "cut.npy: must be a .npy file"),
+        (["encode", "garbled.npy", "o.npy", "--model", "plain"], "garbled.npy: must be a .npy file"),
         (["encode", "digits.npy", "none/o.npy", "--model", "plain"], "none/o.npy: there is no such directory"),
         (["encode", "digits.npy", ".", "--model", "plain"], ": is a directory"),
         (["denoise", "digits.txt", "o.png"], "digits.txt: is not a picture"),
@@ -204,6 +205,7 @@ def test_an_error_is_one_line_and_code_1(run: Run, argv: Sequence[str], text: st
     np.save("text.npy", np.array([["a", "b"]]))
     np.save("zero.npy", np.empty((0, 28, 28), np.float32))
     np.save("flat.npy", np.ones(3))
+    Path("garbled.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00{'descr': '''".ljust(128))
     Path("cut.npy").write_bytes(Path("digits.npy").read_bytes()[:500])
     Path("cut.png").write_bytes(Path("a.png").read_bytes()[:300])
     Path("digits.txt").write_text("digits")
