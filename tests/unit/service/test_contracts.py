@@ -90,10 +90,25 @@ def test_every_error_has_a_status_and_stands_in_the_tree() -> None:
         assert error.__name__ in (errors.__doc__ or "")
 
 
+def test_every_error_has_the_status_of_the_contract() -> None:
+    assert {error.__name__: code.name for error, code in statuses.CODES.items()} == {
+        "InvalidArgument": "INVALID_ARGUMENT",
+        "NotFound": "NOT_FOUND",
+        "Unsupported": "FAILED_PRECONDITION",
+        "TooLarge": "RESOURCE_EXHAUSTED",
+        "Overloaded": "RESOURCE_EXHAUSTED",
+        "Unavailable": "UNAVAILABLE",
+        "DeadlineExceeded": "DEADLINE_EXCEEDED",
+        "Cancelled": "CANCELLED",
+        "Internal": "INTERNAL",
+    }
+
+
 def test_a_status_carries_the_reason_and_when_to_retry() -> None:
     status = statuses.of(errors.Overloaded("QUEUE_FULL", "full", retry_after_s=0.25, limit="7"))
     assert (status.code, status.details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
     rich = status_pb2.Status.FromString(dict(status.trailing_metadata)["grpc-status-details-bin"])
+    assert (rich.code, rich.message) == (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], "full")
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     assert rich.details[0].Unpack(info)
     assert rich.details[1].Unpack(retry)

@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1 import model_pb2
-from service import tensors
 from service.calls import perform
 from service.dispatcher import Done, Result
 from service.errors import ServiceError
@@ -82,7 +81,7 @@ def ask(method: str, request: Message) -> Any:
 
 
 def sent(array: Rows) -> pb.Tensor:
-    return tensors.encode(array, model_pb2.DATA_TYPE_FLOAT32)
+    return pb.Tensor(dtype="DATA_TYPE_FLOAT32", shape=array.shape, data=array.tobytes())
 
 
 def requests(dtype: Any) -> dict[str, Message]:
