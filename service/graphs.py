@@ -43,8 +43,13 @@ def check_graph(file: str, content: bytes, in_shape: tuple[int, ...], out_shape:
             raise PackageError(
                 file,
                 f"{side} must be FLOAT [batch, {', '.join(map(str, shape))}] with a free batch dimension, is "
-                f"{onnx.TensorProto.DataType.Name(tensor_type.elem_type)} {dims}",
+                f"{_type_name(tensor_type.elem_type)} {dims}",
             )
+
+
+def _type_name(number: int) -> str:
+    known = onnx.TensorProto.DataType
+    return known.Name(number) if number in known.values() else f"unknown type {number}"
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -10,6 +10,9 @@ from typing import Any, TextIO
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+# One event is one line, and no terminal is steered by what a client put into its request.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {ord("\n"): "\\n", ord("\t"): "\\t"}
+
 
 def configure(*, format: str, level: str, stream: TextIO = sys.stderr, **facts: Any) -> bool:
     """Send the logs of the whole process to `stream`; `format` is human, json, or auto (human on a terminal).
@@ -46,6 +49,5 @@ class HumanFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         facts = "".join(f"  {key}={value}" for key, value in _facts(record).items())
-        # One event is one line, whatever a client put into its request.
-        line = f"{time} {record.levelname.lower():7} {record.getMessage()}{facts}".replace("\n", "\\n")
+        line = f"{time} {record.levelname.lower():7} {record.getMessage()}{facts}".translate(_CONTROLS)
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")

@@ -86,16 +86,22 @@ class Package:
 
 
 def find(models: Path) -> list[Path]:
-    """The directories of all packages under `models`, by name and version; what does not look like one is left out."""
+    """The directories of all packages under `models`, by name and version; what does not look like one is left out.
+
+    Raises PackageError where a directory cannot be read.
+    """
     if not models.is_dir():
         raise PackageError(str(models), "is not a directory of model packages")
-    found = [
-        version
-        for model in models.iterdir()
-        if _NAME.fullmatch(model.name) and model.is_dir()
-        for version in model.iterdir()
-        if _VERSION.fullmatch(version.name) and version.is_dir()
-    ]
+    try:
+        found = [
+            version
+            for model in models.iterdir()
+            if _NAME.fullmatch(model.name) and model.is_dir()
+            for version in model.iterdir()
+            if _VERSION.fullmatch(version.name) and version.is_dir()
+        ]
+    except OSError as error:
+        raise PackageError(str(error.filename or models), f"cannot be read: {error.strerror}") from error
     return sorted(found, key=lambda path: (path.parent.name, int(path.name)))
 
 
@@ -293,11 +299,13 @@ def _read_golden(
             raise PackageError(GOLDEN, f"unpacks to {unpacked_bytes} bytes, more than {MAX_GOLDEN_BYTES}")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             loaded = {name: arrays[name] for name in expected}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except PackageError:
+        raise
+    except Exception as error:  # what zipfile, zlib, numpy and its header's tokenizer raise has no common base
         raise PackageError(GOLDEN, f"is not an .npz of {', '.join(expected)}: {error}") from error
-    count = len(loaded["rows"]) if loaded["rows"].ndim else 0
+    count = len(loaded["rows"]) if np.ndim(loaded["rows"]) else 0
     for name, shape in expected.items():
-        array = loaded[name]
+        array = np.asarray(loaded[name])  # a member that is no .npy comes as its bytes
         if array.dtype != np.float32 or array.shape != (count, *shape) or count < 1 or not np.isfinite(array).all():
             raise PackageError(
                 GOLDEN, f"{name}: must be finite float32 [rows, {', '.join(map(str, shape))}] with at least one row"

@@ -13,7 +13,7 @@ import numpy as np
 from autoencoder.v1 import autoencoder_pb2, model_pb2
 from service import packages
 from service.calls import Work
-from service.errors import InvalidArgument, NotFound, PackageError, Unavailable
+from service.errors import InvalidArgument, NotFound, PackageError, StartError, Unavailable
 from service.metrics import Metrics
 from service.model import ServedModel
 from service.session import Device, OnnxSession, Session
@@ -57,15 +57,24 @@ class Repository:
             try:
                 self.load(directory)
             except PackageError as error:
-                refused.append(error)
-                name, version = directory.parent.name, directory.name
-                self._metrics.model_ready.labels(name, version).set(0)
-                log.error(
-                    "model refused",
-                    extra={"model": name, "version": version, "file": error.file, "rule": error.rule},
-                )
+                refused.append(self._refuse(directory, error))
+            except StartError:
+                raise
+            except Exception as error:  # a fault of ours must not cost the other models
+                why = PackageError(packages.MANIFEST, f"cannot be loaded: {type(error).__name__}: {error}")
+                refused.append(self._refuse(directory, why, traceback=True))
         self._complete = True
         return refused
+
+    def _refuse(self, directory: Path, why: PackageError, *, traceback: bool = False) -> PackageError:
+        name, version = directory.parent.name, directory.name
+        self._metrics.model_ready.labels(name, version).set(0)
+        log.error(
+            "model refused",
+            extra={"model": name, "version": version, "file": why.file, "rule": why.rule},
+            exc_info=traceback,
+        )
+        return why
 
     def load(self, directory: Path) -> ServedModel:
         """Verify, load and warm one package; only then can it be found. Raises PackageError."""

@@ -131,9 +131,16 @@ def _connect(arguments: argparse.Namespace) -> Client:
     files = {name: getattr(arguments, f"tls_{name}") for name in ("ca", "cert", "key")}
     token = os.environ.get("HOURGLASS_TOKEN") or None
     if arguments.token_file is not None:
-        token = arguments.token_file.read_text().strip()
+        token = _read_token(arguments.token_file)
     tls: bool | TLS = TLS(**files) if any(files.values()) else arguments.tls
     return Client(arguments.address, tls=tls, token=token)
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except UnicodeDecodeError as error:
+        raise commands.CommandError(f"{path}: is not a token but bytes that are no text") from error
 
 
 def _seconds(text: str) -> float:

@@ -99,8 +99,10 @@ def _convert(client: Client, arguments: argparse.Namespace, operation: str, give
 
 def denoise(client: Client, arguments: argparse.Namespace) -> None:
     if arguments.source.suffix == ".npy":
+        files.require_suffix(arguments.target, ".npy")
         _convert(client, arguments, "denoise", "output")
         return
+    files.require_suffix(arguments.target, ".png")
     pictures.require()
     card = choose(client, arguments, "denoise", image=True)
     picture = pictures.read(arguments.source, card.input.shape, resize=arguments.resize)
@@ -110,6 +112,7 @@ def denoise(client: Client, arguments: argparse.Namespace) -> None:
 
 
 def interpolate(client: Client, arguments: argparse.Namespace) -> None:
+    files.require_suffix(arguments.target, ".png")
     pictures.require()
     card = choose(client, arguments, "interpolate", image=True)
     start, end = (

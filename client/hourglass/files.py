@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,11 +27,17 @@ def read_rows(path: Path) -> Array:
         pass  # An OSError that names the file, before numpy's own.
     try:
         rows: Array = np.lib.format.open_memmap(path, mode="r")
-    except ValueError as error:
+    except Exception as error:  # numpy raises what its reader of headers raises, a tokenizer's errors among them
         raise CommandError(f"{path}: must be a .npy file of numbers with at least one row; {error}") from error
     if rows.size == 0 or rows.ndim < 2:
         raise CommandError(f"{path}: the first dimension counts rows, the others are the row; got {rows.shape}")
     return rows
+
+
+def require_suffix(path: Path, suffix: str) -> None:
+    """Raises CommandError for a name that would promise another format than the one that is written."""
+    if path.suffix.lower() != suffix:
+        raise CommandError(f"{path}: the name must end in {suffix}, which is what is written")
 
 
 @contextmanager
@@ -41,7 +47,11 @@ def replacing(path: Path) -> Iterator[Path]:
         raise CommandError(f"{path}: there is no such directory")
     if path.is_dir():
         raise CommandError(f"{path}: is a directory")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.exists() and not path.is_file():
+        raise CommandError(f"{path}: is a device or a pipe; only a file can be replaced")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # Made here and now, so that a link of the same name, which somebody left in a shared directory, is not followed.
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
         temporary.replace(path)

@@ -46,6 +46,8 @@ def read(path: Path, shape: tuple[int, ...], *, resize: bool) -> Array:
             picture = opened.convert(_MODES[shape[2] if len(shape) == 3 else 1])
     except image.UnidentifiedImageError as error:
         raise CommandError(f"{path}: is not a picture") from error
+    except image.DecompressionBombError as error:
+        raise CommandError(f"{path}: is too large a picture; {error}") from error
     except (OSError, SyntaxError) as error:
         if isinstance(error, OSError) and error.filename:
             raise

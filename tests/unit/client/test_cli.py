@@ -7,10 +7,12 @@ import json
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
 import termios
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,11 @@ def test_a_colour_picture_is_grey_for_a_grey_model_and_resized_when_asked(run: R
     assert list(service.requests[-1].rows.shape) == [1, 28, 28]
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A piece of a PNG file."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
@@ -173,15 +180,23 @@ def test_a_colour_picture_is_grey_for_a_grey_model_and_resized_when_asked(run: R
         (["encode", "zero.npy", "o.npy", "--model", "plain"], "zero.npy: "),
         (["encode", "flat.npy", "o.npy", "--model", "plain"], "flat.npy: the first dimension counts rows"),
         (["encode", "cut.npy", "o.npy", "--model", "plain"], "cut.npy: must be a .npy file"),
+        (["encode", "garbled.npy", "o.npy", "--model", "plain"], "garbled.npy: must be a .npy file"),
         (["encode", "digits.npy", "none/o.npy", "--model", "plain"], "none/o.npy: there is no such directory"),
         (["encode", "digits.npy", ".", "--model", "plain"], ": is a directory"),
         (["denoise", "digits.txt", "o.png"], "digits.txt: is not a picture"),
         (["denoise", "cut.png", "o.png"], "cut.png: "),
         (["denoise", "deep.png", "o.png"], "deep.png: must have 8 bits a channel"),
         (["denoise", "none.png", "o.png"], "none.png: No such file or directory"),
+        (["denoise", "bomb.png", "o.png"], "bomb.png: is too large a picture"),
+        (["denoise", "a.png", "o.jpg"], "o.jpg: the name must end in .png"),
+        (["denoise", "a.png", "o.npy"], "o.npy: the name must end in .png"),
+        (["denoise", "digits.npy", "o.png"], "o.png: the name must end in .npy"),
+        (["interpolate", "a.png", "b.png", "o.gif", "--model", "plain"], "o.gif: the name must end in .png"),
+        (["encode", "digits.npy", "pipe", "--model", "plain"], "pipe: is a device or a pipe; only a file can be"),
         (["models", "--tls-ca", "none.pem"], "none.pem: No such file or directory"),
         (["models", "--tls-cert", "a.png"], "TLS: cert and key go together"),
         (["models", "--token-file", "none"], "none: No such file or directory"),
+        (["models", "--token-file", "a.png"], "a.png: is not a token"),
         (["models", "--token-file", "token", "--address", "10.0.0.1:1"], "token: sent without TLS only to a loopback"),
     ],
 )
@@ -190,17 +205,37 @@ def test_an_error_is_one_line_and_code_1(run: Run, argv: Sequence[str], text: st
     np.save("text.npy", np.array([["a", "b"]]))
     np.save("zero.npy", np.empty((0, 28, 28), np.float32))
     np.save("flat.npy", np.ones(3))
+    Path("garbled.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00{'descr': '''".ljust(128))
     Path("cut.npy").write_bytes(Path("digits.npy").read_bytes()[:500])
     Path("cut.png").write_bytes(Path("a.png").read_bytes()[:300])
     Path("digits.txt").write_text("digits")
     Path("token").write_text("secret\n")
     Image.fromarray(np.zeros((28, 28), np.uint16)).save("deep.png")
+    Path("bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 1 << 16, 1 << 16, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", b"")
+    )
+    os.mkfifo("pipe")
     code, out, err = run(*argv)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("hourglass: ")
     assert text in err
-    assert not Path("o.npy").exists()
-    assert not Path("o.png").exists()
+    assert not list(Path().glob("o.*"))
+    assert Path("pipe").is_fifo()
+
+
+def test_a_link_in_the_way_of_the_new_file_is_not_followed(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    (folder / "precious").write_text("precious")
+    link = folder / ".o.npy.guessed.part"
+    link.symlink_to(folder / "precious")
+    code, _, err = run("encode", "digits.npy", "o.npy", "--model", "plain")
+    assert (code, "File exists" in err) == (1, True)
+    assert (folder / "precious").read_text() == "precious"
+    link.unlink()
 
 
 def test_no_model_that_fits_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

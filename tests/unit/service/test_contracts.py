@@ -90,10 +90,25 @@ def test_every_error_has_a_status_and_stands_in_the_tree() -> None:
         assert error.__name__ in (errors.__doc__ or "")
 
 
+def test_every_error_has_the_status_of_the_contract() -> None:
+    assert {error.__name__: code.name for error, code in statuses.CODES.items()} == {
+        "InvalidArgument": "INVALID_ARGUMENT",
+        "NotFound": "NOT_FOUND",
+        "Unsupported": "FAILED_PRECONDITION",
+        "TooLarge": "RESOURCE_EXHAUSTED",
+        "Overloaded": "RESOURCE_EXHAUSTED",
+        "Unavailable": "UNAVAILABLE",
+        "DeadlineExceeded": "DEADLINE_EXCEEDED",
+        "Cancelled": "CANCELLED",
+        "Internal": "INTERNAL",
+    }
+
+
 def test_a_status_carries_the_reason_and_when_to_retry() -> None:
     status = statuses.of(errors.Overloaded("QUEUE_FULL", "full", retry_after_s=0.25, limit="7"))
     assert (status.code, status.details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
     rich = status_pb2.Status.FromString(dict(status.trailing_metadata)["grpc-status-details-bin"])
+    assert (rich.code, rich.message) == (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], "full")
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     assert rich.details[0].Unpack(info)
     assert rich.details[1].Unpack(retry)
@@ -171,7 +186,9 @@ def test_metric_names_are_the_contract() -> None:
 
 @pytest.fixture
 def record() -> logging.LogRecord:
-    return logging.makeLogRecord({"msg": "model\nready", "levelname": "INFO", "name": "service", "model": "a\nb"})
+    return logging.makeLogRecord(
+        {"msg": "model\nready", "levelname": "INFO", "name": "service", "model": "a\nb", "colour": "\x1b[2J\rü"}
+    )
 
 
 def test_json_logs_are_one_object_a_line(record: logging.LogRecord) -> None:
@@ -183,4 +200,4 @@ def test_json_logs_are_one_object_a_line(record: logging.LogRecord) -> None:
 def test_human_logs_are_one_line_an_event(record: logging.LogRecord) -> None:
     line = logs.HumanFormatter().format(record)
     assert "\n" not in line
-    assert line.endswith("info    model\\nready  model=a\\nb")
+    assert line.endswith("info    model\\nready  model=a\\nb  colour=\\x1b[2J\\x0dü")

@@ -11,9 +11,10 @@ import pytest
 from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry
 
+from autoencoder.v1 import model_pb2
 from service import packages, paths
 from service.dispatcher import Result
-from service.errors import Cancelled, Internal, ServiceError, TooLarge, Unsupported
+from service.errors import Cancelled, DeadlineExceeded, Internal, ServiceError, TooLarge, Unsupported
 from service.metrics import Metrics
 from service.model import ServedModel
 from service.tensors import Rows
@@ -31,6 +32,8 @@ class FakeSession:
         self.may_go = threading.Event()
         self.entered = threading.Semaphore(0)
         self.encoded: list[Rows] = []
+        self.warmed: list[int] = []
+        self.closed = 0
 
     def padded_rows(self, row_count: int) -> int:
         return row_count
@@ -39,6 +42,8 @@ class FakeSession:
         if rows.any():  # no warm-up
             self.encoded.append(rows.copy())
             self.entered.release()
+        else:
+            self.warmed.append(len(rows))
         assert self.may_go.wait(WAIT_S)
         return tiny.encode(rows)
 
@@ -49,14 +54,13 @@ class FakeSession:
         return tiny.decode(tiny.encode(rows))
 
     def close(self) -> None:
-        pass
+        self.closed += 1
 
 
 class FakeCall:
-    caller = "test"
-    deadline = float("inf")
-
-    def __init__(self) -> None:
+    def __init__(self, *, caller: str = "test", deadline: float = float("inf")) -> None:
+        self.caller = caller
+        self.deadline = deadline
         self.cancel: Callable[[], None] = lambda: None
         self.outcome: Result | ServiceError | None = None
         self._answered = threading.Event()
@@ -84,10 +88,15 @@ def session() -> FakeSession:
 
 
 @pytest.fixture
-def model(session: FakeSession, tmp_path: Path) -> Iterator[ServedModel]:
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def model(session: FakeSession, registry: CollectorRegistry, tmp_path: Path) -> Iterator[ServedModel]:
     package = packages.read(tiny.write(tmp_path, denoises=False))
     session.may_go.set()
-    subject = ServedModel(package, session, max_batch_rows=8, max_queue_rows=32, metrics=Metrics(CollectorRegistry()))
+    subject = ServedModel(package, session, max_batch_rows=8, max_queue_rows=32, metrics=Metrics(registry))
     session.may_go.clear()
     yield subject
     session.may_go.set()
@@ -146,6 +155,39 @@ def test_the_cost_of_an_interpolation_is_that_of_both_halves(model: ServedModel,
     assert [output.shape for output in outcome.outputs] == [(2, 3, 4, 4), (2, 3, 3)]
 
 
+def test_the_cost_of_finding_the_ends_is_part_of_it(model: ServedModel) -> None:
+    call = FakeCall()
+    before = Result(outputs=(), queue_s=100.0, compute_s=50.0, batch_rows=7)
+    model.interpolate_latents(
+        tiny.encode(tiny.rows(1)), tiny.encode(tiny.rows(1)), walk(2), call, call.done, before=before
+    )
+    outcome = call.result()
+    assert isinstance(outcome, Result)
+    assert 100 <= outcome.queue_s < 100 + WAIT_S
+    assert 50 < outcome.compute_s < 50 + WAIT_S
+    assert outcome.batch_rows == 7
+
+
+def test_ends_of_different_types_are_scaled_each_by_its_own(model: ServedModel, session: FakeSession) -> None:
+    session.may_go.set()
+    pixels = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
+    for start, end in ((pixels, tiny.rows(1)), (tiny.rows(1), pixels), (pixels, pixels), (tiny.rows(1), tiny.rows(1))):
+        call = FakeCall()
+        model.interpolate_rows(start, end, walk(2), call, call.done)
+        outcome = call.result()
+        assert isinstance(outcome, Result)
+        expected = [end / np.float32(255) if end.dtype == np.uint8 else end for end in (start, end)]
+        latents = np.stack([tiny.encode(end.astype(np.float32)) for end in expected], axis=1)
+        np.testing.assert_allclose(outcome.outputs[1], latents, rtol=1e-5, atol=1e-6)
+
+
+def test_as_many_points_as_the_queue_takes_are_answered(model: ServedModel, session: FakeSession) -> None:
+    session.may_go.set()
+    call = FakeCall()
+    model.interpolate_rows(tiny.rows(4), tiny.rows(4), walk(8), call, call.done)
+    assert isinstance(call.result(), Result)
+
+
 def test_too_many_points_are_refused_before_anything_is_run(model: ServedModel, session: FakeSession) -> None:
     call = FakeCall()
     with pytest.raises(TooLarge, match="3 pairs with 11 points"):
@@ -154,7 +196,85 @@ def test_too_many_points_are_refused_before_anything_is_run(model: ServedModel, 
     assert call.outcome is None
 
 
-def test_what_a_model_has_not_is_refused(model: ServedModel) -> None:
+@pytest.mark.parametrize("has", ["ENCODE", "DECODE"])
+def test_what_a_model_has_not_is_refused(has: str, session: FakeSession, tmp_path: Path) -> None:
+    manifest = tiny.manifest(denoises=False)
+    manifest.operations[:] = [model_pb2.Operation.Value(f"OPERATION_{has}")]
+    package = packages.read(packages.write(tmp_path, manifest, tiny.files()))
+    session.may_go.set()
+    model = ServedModel(package, session, max_batch_rows=8, max_queue_rows=32, metrics=Metrics(CollectorRegistry()))
+    rows, latents = tiny.rows(1), tiny.encode(tiny.rows(1))
+    calls: dict[str, Callable[[FakeCall], None]] = {
+        "encode": lambda call: model.encode(rows, call, call.done),
+        "decode": lambda call: model.decode(latents, call, call.done),
+        "reconstruct": lambda call: model.reconstruct(rows, call, call.done),
+        "denoise": lambda call: model.denoise(rows, call, call.done),
+        "interpolate": lambda call: model.interpolate_latents(latents, latents, walk(2), call, call.done),
+    }
+    for operation, ask in calls.items():
+        call = FakeCall()
+        if operation == has.lower():
+            ask(call)
+            assert isinstance(call.result(), Result)
+        else:
+            with pytest.raises(Unsupported, match=f"tiny version 1 has no {operation}; it has {has.lower()}"):
+                ask(call)
+            assert call.outcome is None
+    model.close()
+
+
+def test_a_call_whose_deadline_has_passed_is_never_run(model: ServedModel, session: FakeSession) -> None:
+    session.may_go.set()
+    late = FakeCall(deadline=0.0)
+    model.encode(tiny.rows(1), late, late.done)
+    assert isinstance(late.result(), DeadlineExceeded)
+    assert not session.encoded
+
+
+def test_one_row_of_another_caller_does_not_wait_for_all_the_rows_of_the_first(
+    session: FakeSession, tmp_path: Path
+) -> None:
+    session.may_go.set()
+    package = packages.read(tiny.write(tmp_path))
+    model = ServedModel(package, session, max_batch_rows=2, max_queue_rows=32, metrics=Metrics(CollectorRegistry()))
+    session.may_go.clear()
+    many = [FakeCall(caller="many") for _ in range(16)]
+    for call in many:
+        model.encode(tiny.rows(2, seed=2), call, call.done)
+    assert session.entered.acquire(timeout=WAIT_S)
+    one, row = FakeCall(caller="one"), tiny.rows(1, seed=3)
+    model.encode(row, one, one.done)
+    session.may_go.set()
+    for call in (one, *many):
+        assert isinstance(call.result(), Result)
+    batch = next(index for index, rows in enumerate(session.encoded) if (rows == row).all(axis=(1, 2)).any())
+    assert batch <= 3, "one may run and one be prepared, and two threads may change places"
+    model.close()
+
+
+def test_rows_that_are_unlike_the_validation_rows_are_counted(
+    model: ServedModel, session: FakeSession, registry: CollectorRegistry
+) -> None:
+    """The quantiles of the package are evenly spaced from 0 to 2, so that an error of 1.98 is the limit."""
+    rows = tiny.rows(5)
+    errors = ((session.reconstruct(rows) - rows) ** 2).mean(axis=(1, 2))
+    wanted = np.array([0.1, 1.5, 1.9, 2.1, 30.0], np.float32)
     call = FakeCall()
-    with pytest.raises(Unsupported, match="tiny version 1 has no denoise"):
-        model.denoise(tiny.rows(1), call, call.done)
+    model.reconstruct(rows * np.sqrt(wanted / errors)[:, None, None], call, call.done)
+    assert isinstance(call.result(), Result)
+    labels = {"model": "tiny", "operation": "reconstruct"}
+    assert registry.get_sample_value("autoencoder_novel_rows_total", labels) == 2
+    assert registry.get_sample_value("autoencoder_reconstruction_error_count", labels) == 5
+    assert registry.get_sample_value("autoencoder_reconstruction_error_sum", labels) == pytest.approx(
+        wanted.sum(), rel=1e-3
+    )
+
+
+def test_the_largest_batch_is_run_before_the_model_is_there_and_closing_frees_the_session(
+    model: ServedModel, session: FakeSession
+) -> None:
+    assert model.max_batch_rows == 8
+    assert {1, 8} <= set(session.warmed)
+    session.may_go.set()
+    model.close()
+    assert session.closed == 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -102,6 +105,18 @@ def test_find_takes_versions_in_the_order_of_numbers_and_nothing_else(tmp_path: 
         packages.find(tmp_path / "nowhere")
 
 
+def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(path: Path) -> list[Path]:
+        if path.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return [path / name for name in os.listdir(path)]
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(Path, "iterdir", listed)
+    with pytest.raises(PackageError, match=r"/closed: cannot be read: Permission denied"):
+        packages.find(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -116,14 +131,18 @@ def test_find_takes_versions_in_the_order_of_numbers_and_nothing_else(tmp_path: 
         (lambda m: m["output"].pop("kind"), "output.kind: must be given"),
         (lambda m: m["output"].update(rowShape=["16"]), "output.rowShape: must be the input's [4, 4]"),
         (lambda m: m["input"].update(minimum=5.0), "input: minimum 5.0 must not be above maximum 1.0"),
+        (lambda m: m["latent"].update(maximum="Infinity"), "latent: minimum 0.0 must not be above maximum inf"),
         (lambda m: m.update(operations=[]), "operations: at least one"),
         (lambda m: m.pop("corruption"), "OPERATION_DENOISE must be listed exactly where there is a corruption"),
         (lambda m: m.update(reconstructionErrorQuantiles=[1.0]), "at least two finite numbers"),
         (lambda m: m.update(reconstructionErrorQuantiles=[1.0, 0.5]), "never fall"),
+        (lambda m: m.update(reconstructionErrorQuantiles=[1.0, "Infinity"]), "at least two finite numbers"),
         (lambda m: m["files"].pop(0), "files: must list decoder.onnx"),
         (lambda m: m["files"].append(m["files"][0]), "files: a name is listed twice"),
         (lambda m: m["files"][1].update(name="../encoder.onnx"), "files: a plain name inside the package"),
+        (lambda m: m["files"].append(m["files"][0] | {"name": "model.json"}), "files: a plain name inside the package"),
         (lambda m: m["files"][0].update(sizeBytes=str(1 << 40)), "more than"),
+        (lambda m: [file.update(sizeBytes=str(1 << 30)) for file in m["files"]], f"{3 << 30} bytes together"),
         (lambda m: m["files"][0].update(sha256="0" * 64), "decoder.onnx: sha256 is"),
         (lambda m: m["files"][0].update(sizeBytes="3"), "decoder.onnx: has"),
     ],
@@ -133,6 +152,11 @@ def test_a_wrong_manifest_is_refused_with_the_rule(
 ) -> None:
     edit_manifest(package, change)
     assert says in str(refused(package))
+
+
+def test_a_manifest_of_a_later_version_is_read(package: Path) -> None:
+    edit_manifest(package, lambda manifest: manifest.update(fieldOfTheFuture=[1]))
+    assert packages.read(package).manifest.name == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +237,52 @@ def test_weights_in_another_file_inside_a_subgraph_are_refused(package: Path) ->
     assert "keeps the weights 'hidden' in another file" in str(refused(package))
 
 
+def hidden_weights(form: str) -> onnx.ModelProto:
+    """An encoder with one more tensor, which nothing uses, in another file."""
+    outside = numpy_helper.from_array(np.ones(1, np.float32), "hidden")
+    outside.data_location = TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="../../etc/passwd")
+    indices = numpy_helper.from_array(np.zeros(1, np.int64), "indices")
+    sparse = helper.make_sparse_tensor(outside, indices, [1])
+    model = tiny.encoder()
+    if form == "sparse initializer":
+        model.graph.sparse_initializer.append(sparse)
+    else:
+        attribute = {"tensor": {"value": outside}, "sparse tensor": {"sparse_value": sparse}}[form]
+        model.graph.node.append(helper.make_node("Constant", [], ["unused"], **attribute))
+    return model
+
+
+@pytest.mark.parametrize("form", ["sparse initializer", "tensor", "sparse tensor"])
+def test_weights_in_another_file_are_refused_wherever_they_are_named(package: Path, form: str) -> None:
+    replace(package, "encoder.onnx", hidden_weights(form).SerializeToString())
+    assert "keeps the weights 'hidden' in another file" in str(refused(package))
+
+
+def test_weights_may_be_named_among_the_inputs_as_old_exporters_do(package: Path) -> None:
+    model = tiny.encoder()
+    model.graph.input.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, tiny.ENCODER_WEIGHTS.shape))
+    replace(package, "encoder.onnx", model.SerializeToString())
+    assert packages.read(package).encoder == model.SerializeToString()
+
+
+def test_functions_and_operators_of_a_subgraph_are_refused(package: Path) -> None:
+    model = tiny.encoder()
+    model.functions.append(helper.make_function("", "Own", ["x"], ["y"], [], [helper.make_opsetid("", 20)]))
+    replace(package, "encoder.onnx", model.SerializeToString())
+    assert "local functions" in str(refused(package))
+    branch = helper.make_graph(
+        [helper.make_node("Own", [], ["chosen"], domain="com.example")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("chosen", TensorProto.FLOAT, [1])],
+    )
+    model = tiny.encoder()
+    model.graph.node.append(helper.make_node("If", ["condition"], ["unused"], then_branch=branch, else_branch=branch))
+    replace(package, "encoder.onnx", model.SerializeToString())
+    assert "com.example.Own" in str(refused(package))
+
+
 def test_operators_outside_the_standard_are_refused(package: Path) -> None:
     model = tiny.encoder()
     model.graph.node[1].domain = "com.example"
@@ -231,6 +301,10 @@ def test_another_signature_is_refused(package: Path) -> None:
     assert "free batch dimension, is FLOAT [1, 4, 4]" in str(refused(package))
     replace(package, "encoder.onnx", tiny.decoder().SerializeToString())
     assert "input must be FLOAT [batch, 4, 4]" in str(refused(package))
+    unknown = tiny.encoder()
+    unknown.graph.input[0].type.tensor_type.elem_type = 999
+    replace(package, "encoder.onnx", unknown.SerializeToString())
+    assert "free batch dimension, is unknown type 999 [-1, 4, 4]" in str(refused(package))
     two = tiny.encoder()
     two.graph.output.append(two.graph.output[0])
     replace(package, "encoder.onnx", two.SerializeToString())
@@ -254,6 +328,53 @@ def test_golden_files_that_are_none_are_refused(package: Path, tmp_path: Path) -
     ):
         replace(package, "golden.npz", content)
         assert refused(package).file == "golden.npz"
+
+
+def golden_member(content: bytes, name: str = "rows.npy", *, encrypted: bool = False) -> bytes:
+    """A golden file with this in the place of its rows."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(name, content)
+        for other, array in (("latents", tiny.encode(tiny.rows(1))), ("reconstructions", tiny.rows(1))):
+            with archive.open(f"{other}.npy", "w") as member:
+                np.save(member, array)
+    packed = bytearray(stream.getvalue())
+    if encrypted:
+        packed[6] |= 1
+        packed[packed.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(packed)
+
+
+def npy(header: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n" + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        golden_member(b"bytes", "rows"),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1 << 60, 4, 4)}")),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1152921504606846976, 4, 4)}")),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776000, 4, 4)}")),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4, 4)}")),
+        golden_member(npy("(" * 5000)),
+        golden_member(npy("{'descr': '''")),
+        golden_member(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, 4)}", bytes(64)), encrypted=True),
+    ],
+    ids=["bytes", "expression", "overflow", "memory", "negative", "parentheses", "quotes", "encrypted"],
+)
+def test_a_hostile_golden_file_is_refused(package: Path, content: bytes) -> None:
+    replace(package, "golden.npz", content)
+    assert refused(package).file == "golden.npz"
+
+
+@given(st.data())
+def test_a_golden_file_with_broken_bytes_raises_only_package_errors(data: st.DataObject) -> None:
+    content = bytearray(tiny.files()["golden.npz"])
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(PackageError):
+        packages._read_golden(bytes(content), (4, 4), (3,), (4, 4))
 
 
 def test_a_golden_file_that_unpacks_to_too_much_is_refused_unread(package: Path, tmp_path: Path) -> None:

@@ -40,6 +40,19 @@ def test_directions_without_a_great_circle_are_joined_by_a_line() -> None:
     np.testing.assert_array_equal(paths.spherical(start, end, WEIGHTS), paths.linear(start, end, WEIGHTS))
 
 
+def test_directions_too_close_to_opposite_for_a_great_circle_are_joined_by_a_line() -> None:
+    start = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
+    end = -3 * np.array([[np.cos(5e-5), np.sin(5e-5)], [np.cos(1e-2), np.sin(1e-2)]], np.float32)
+    straight = (paths.spherical(start, end, WEIGHTS) == paths.linear(start, end, WEIGHTS)).all(axis=(1, 2))
+    assert straight.tolist() == [True, False]
+
+
+def test_a_great_circle_of_huge_latents_is_finite() -> None:
+    huge = np.float32(3e38)
+    points = paths.spherical(np.array([[huge, 0]], np.float32), np.array([[0, huge]], np.float32), WEIGHTS)
+    np.testing.assert_allclose(np.linalg.norm(points[0].astype(np.float64), axis=1), huge, rtol=1e-6)
+
+
 def test_latents_of_several_dimensions_keep_their_shape() -> None:
     ends = np.random.default_rng(0).normal(size=(2, 4, 2, 3, 3)).astype(np.float32)
     for method in (paths.linear, paths.spherical):

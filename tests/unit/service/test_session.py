@@ -30,6 +30,15 @@ def test_a_session_gives_what_the_graphs_say(package: packages.Package, count: i
     session.close()
 
 
+def test_graphs_are_run_by_the_threads_that_were_asked_for_without_spinning(package: packages.Package) -> None:
+    session = OnnxSession(package, Device(provider=CPU), threads=3, max_batch_rows=64)
+    for graph in (session._encoder, session._decoder):
+        options = graph._session.get_session_options()
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+        assert not graph._session._enable_fallback, "an error would be answered by a new session on the CPU"
+
+
 def test_bound_buffers_are_used_again_and_give_the_same(package: packages.Package) -> None:
     session = OnnxSession(package, Device(provider=CPU), threads=1, max_batch_rows=64)
     graph = session._encoder

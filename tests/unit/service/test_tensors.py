@@ -85,6 +85,7 @@ GOOD = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
         (tensor(GOOD, shape=[1] * 100), IMAGE, "… 100 dimensions]"),
         (tensor(np.where(GOOD == 7, np.nan, GOOD)), IMAGE, "row 1 holds NaN or infinity"),
         (tensor(np.where(GOOD == 2, -np.inf, GOOD)), IMAGE, "row 0 holds NaN or infinity"),
+        (tensor(np.where(GOOD % 6 == 2, np.inf, GOOD)), IMAGE, "row 0 holds NaN or infinity"),
         (tensor(np.full((1, 2, 3), np.inf, "f2"), dtype=2), IMAGE, "row 0 holds NaN or infinity"),
     ],
 )
@@ -108,6 +109,12 @@ def test_decoding_copies_nothing() -> None:
 def test_uint8_is_scaled_to_one() -> None:
     rows = np.array([[[0, 255, 51]] * 2], np.uint8)
     np.testing.assert_allclose(tensors.as_float32(rows)[0, 0], [0.0, 1.0, 0.2], rtol=1e-6)
+
+
+def test_what_is_beyond_float16_becomes_infinite() -> None:
+    sent = pb.Tensor()
+    tensors.encode(np.array([[1e6, -1e6]], np.float32), model_pb2.DATA_TYPE_FLOAT16, sent)
+    np.testing.assert_array_equal(np.frombuffer(sent.data, "<f2"), [np.inf, -np.inf])
 
 
 def test_an_answer_is_float32_unless_float16_was_asked_for() -> None:
