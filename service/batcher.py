@@ -67,8 +67,9 @@ class Slice(NamedTuple, Generic[R]):
 
 @dataclass(eq=False, kw_only=True)
 class Batch(Generic[R]):
-    """Rows of one operation to be run together."""
+    """Rows of one operation to be run together. `number`: batches are to be run in this order, from 0."""
 
+    number: int
     operation: str
     slices: list[Slice[R]]
     row_count: int
@@ -99,6 +100,7 @@ class Batcher(Generic[R]):
         self.max_batch_rows = max_batch_rows
         self.max_queue_rows = max_queue_rows
         self.queued_rows = 0
+        self._batch_count = 0
         self._queues: dict[str, _Queue[R]] = {}
         self._outstanding: set[Batch[R]] = set()
         self._expired: list[R] = []
@@ -144,7 +146,9 @@ class Batcher(Generic[R]):
             operation, queue = min(ready, key=lambda item: item[1].oldest())
             slices = self._take(operation, queue, now)
             if slices:
-                batch = Batch(operation=operation, slices=slices, row_count=sum(s.stop - s.start for s in slices))
+                row_count = sum(piece.stop - piece.start for piece in slices)
+                batch = Batch(number=self._batch_count, operation=operation, slices=slices, row_count=row_count)
+                self._batch_count += 1
                 self._outstanding.add(batch)
                 return batch
         return None

@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -94,7 +95,7 @@ class Dispatcher:
         self._clock = clock
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._session_turn = threading.Lock()
+        self._session = _Turns()
         self._stopping = False
         phases = metrics.phase_duration
         self._phases = {
@@ -107,6 +108,7 @@ class Dispatcher:
         self._work = work
         self._scheduled = False
         self._buffers: dict[str, Rows] = {}
+        self._warming = threading.Lock()
         self._threads: list[threading.Thread] = []
         if work is None:
             self._start_threads(model, warm_up)
@@ -171,7 +173,7 @@ class Dispatcher:
 
     def _serve(self, warm_up: Callable[[], None], warm: Future[None]) -> None:
         try:
-            with self._session_turn:
+            with self._warming:
                 warm_up()
         except Exception as error:
             warm.set_exception(error)
@@ -216,7 +218,13 @@ class Dispatcher:
             began = self._clock()
             rows = self._assemble(batch, buffers)
             self._phases[operation, "assemble"].observe(self._clock() - began)
-            with self._session_turn:
+        except Exception:
+            with self._session.turn(batch.number):
+                pass  # the next batch waits for it
+            self._fail(batch, internal_error(f"a batch of {operation} could not be put together"))
+            return
+        try:
+            with self._session.turn(batch.number):
                 began = self._clock()
                 outputs = self._programs[operation].run(rows, batch.row_count) if batch.wanted else None
                 now = self._clock()
@@ -278,6 +286,31 @@ class Dispatcher:
             job.done(outcome)
         except Exception:  # a fault in one answer must not end the thread that serves the others
             log.exception("an answer failed", extra={"operation": job.operation})
+
+
+class _Turns:
+    """Who is next at the session: the batches in their order.
+
+    A lock would do, were it fair: the thread that gives it back is often the one that takes it again, and the batch
+    that was prepared in the meantime, with rows that were to be next, waits for as long as there are others.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._now = 0
+
+    @contextmanager
+    def turn(self, number: int) -> Iterator[None]:
+        """The turn of batch `number`; each number has one."""
+        if self._now != number:  # it does not pass without its batch
+            with self._changed:
+                self._changed.wait_for(lambda: self._now == number)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._now += 1
+                self._changed.notify_all()
 
 
 def _result(job: Job, queue_s: float) -> Result | ServiceError:

@@ -252,7 +252,7 @@ class ServedModel:
 
 
 def _short_batch_rows(session: Session, package: Package, max_batch_rows: int) -> int:
-    """The rows of the largest batch, by doubling, that both graphs are done with in `_SHORT_S`; 0 where that is none."""
+    """The rows of the largest batch, by doubling, that both graphs are done with in `_SHORT_S`; 0 for none."""
     short_rows, row_count = 0, min(_LEAST_BATCH_ROWS, max_batch_rows)
     while min(_run_s(session, package, row_count) for _ in range(5)) <= _SHORT_S:
         short_rows = row_count
