@@ -248,7 +248,7 @@ def hidden_weights(form: str) -> onnx.ModelProto:
     if form == "sparse initializer":
         model.graph.sparse_initializer.append(sparse)
     else:
-        attribute = {"tensor": {"value": outside}, "sparse tensor": {"sparse_value": sparse}}[form]
+        attribute: dict[str, Any] = {"value": outside} if form == "tensor" else {"sparse_value": sparse}
         model.graph.node.append(helper.make_node("Constant", [], ["unused"], **attribute))
     return model
 

@@ -20,9 +20,9 @@ from service.paths import Path
 from service.servicer import Servicer
 from service.tensors import Array, Rows, Spec
 
-ROWS = np.arange(8, dtype=np.float32).reshape(2, 2, 2) / 8
-LATENTS = np.array([[1.5], [2.5]], np.float32)
-ERRORS = np.array([0.25, 4.0], np.float32)
+ROWS: Rows = (np.arange(8) / 8).astype(np.float32).reshape(2, 2, 2)
+LATENTS: Rows = np.array([[1.5], [2.5]], np.float32)
+ERRORS: Rows = np.array([0.25, 4.0], np.float32)
 HALF = "DATA_TYPE_FLOAT16"
 
 
@@ -36,7 +36,7 @@ class Answering:
         return self
 
     def novelty(self, errors: Rows) -> Rows:
-        return errors / 8
+        return errors / np.float32(8)
 
     def _done(self, done: Done, *outputs: Rows) -> None:
         done(Result(outputs=outputs, queue_s=0.25, compute_s=0.5, batch_rows=7))
@@ -114,7 +114,7 @@ def test_every_tensor_of_an_answer_has_the_type_that_was_asked_for(method: str, 
     expected = {"rows": ROWS, "latents": LATENTS}
     if method == "Interpolate":
         expected = {name: value[:, None] for name, value in expected.items()}
-    found = {field.name: value for field, value in message.ListFields() if isinstance(value, pb.Tensor)}
+    found: dict[str, Any] = {field.name: value for field, value in message.ListFields() if isinstance(value, pb.Tensor)}
     assert set(found) == {"Encode": {"latents"}, "Interpolate": {"rows", "latents"}}.get(method, {"rows"})
     for name, tensor in found.items():
         assert array(tensor).dtype == wanted
