@@ -131,16 +131,6 @@ def family(leader: int) -> set[int]:
     return members
 
 
-def cpu_s(leader: int) -> float:
-    """Processor time that a session has used so far, in seconds: what load on the machine from elsewhere leaves alone."""
-    ticks = 0
-    for pid in family(leader):
-        with suppress(OSError):
-            user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-            ticks += int(user) + int(system)
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 def running() -> set[int]:
     return set(processes())
 

@@ -1,8 +1,8 @@
 """Builds and checks the servers that Hourglass is compared with.
 
 Each peer has an environment of its own under .venv-peers/ (all together some 4 GB): build makes them from
-benchmarks/peers/NAME/requirements.txt. check starts each on one core, compares its answers with onnxruntime's, and loads
-it from another core. Needs h2load (Debian: nghttp2-client); PyTriton also Debian's own Python (python3.11-venv,
+benchmarks/peers/NAME/requirements.txt. check starts each on one core, compares its answers with onnxruntime's, and
+loads it from another core. Needs h2load (Debian: nghttp2-client); PyTriton also Debian's own Python (python3.11-venv,
 libpython3.11).
 
   python -m benchmarks.peers build mosec        # or several names; none is all
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.load import ROOT, Load, h2load
+from benchmarks.load import ROOT
 from benchmarks.peers import environments
 from benchmarks.peers.catalog import PEERS, Peer, PeerError
 from benchmarks.peers.wires import Floats
@@ -112,12 +112,6 @@ def check_one(
         os.sched_setaffinity(0, load)
         try:
             singles = [running.measure(rows[:1], in_flight, seconds).requests_per_s for in_flight in IN_FLIGHT]
-            before = running.cpu_s()
-            count = h2load(
-                running.url, running.body(rows[:1]), Load(connections=64 if running.http1 else 4, streams=1 if running.http1 else 16),
-                requests=2000, headers=running.headers, http1=running.http1,
-            )
-            print(f"{peer.name}: {(running.cpu_s() - before) / count.succeeded * 1e6:.0f} us CPU a request", file=sys.stderr)
             bulk = running.measure(rows, BULK_IN_FLIGHT, seconds).requests_per_s * BULK_ROWS
         finally:
             os.sched_setaffinity(0, set(cores))

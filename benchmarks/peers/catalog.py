@@ -13,7 +13,7 @@ from typing import Literal
 import grpc
 import numpy as np
 
-from benchmarks.load import ROOT, Count, Load, cpu_s, h2load, process
+from benchmarks.load import ROOT, Count, Load, h2load, process
 from benchmarks.peers import environments
 from benchmarks.peers.encoder import free_port
 from benchmarks.peers.wires import Floats, OpenInference, RawHTTP, Wire
@@ -48,10 +48,6 @@ class Running:
     def http1(self) -> bool:
         """Whether h2load must speak HTTP/1.1; otherwise HTTP/2 without TLS."""
         return self.peer.http1
-
-    def cpu_s(self) -> float:
-        """Processor time used so far by all of the peer's processes, in seconds."""
-        return cpu_s(self.pid)
 
     def body(self, rows: Floats) -> Path:
         """A file with the request for rows float32 [B, ...], as h2load posts it. It lives as long as the peer."""

@@ -32,7 +32,7 @@ class Encoder:
         return latents
 
     def run_bytes(self, bodies: Sequence[bytes]) -> list[bytes]:
-        """The latents of each body, in one run. A body is float32 rows, row-major, little-endian; so are its latents."""
+        """The latents of each body, in one run. Bodies and latents are float32 rows, row-major, little-endian."""
         flat = np.frombuffer(b"".join(bodies), "<f4")
         latents = self.run(flat.reshape(-1, *self.row_shape))
         row_bytes = 4 * int(np.prod(self.row_shape))

@@ -86,7 +86,8 @@ class OpenInference:
     def post(self, address: str, body: bytes, timeout_s: float) -> bytes:
         options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(address, options=options) as channel:
-            answer: bytes = channel.unary_unary(self.path)(body[5:], timeout=timeout_s)
+            call: Any = channel.unary_unary(self.path)
+            answer: bytes = call(body[5:], timeout=timeout_s)
         return b"\0" + struct.pack(">I", len(answer)) + answer
 
     def latents(self, answer: bytes, rows: int) -> Floats:
@@ -116,7 +117,7 @@ def messages() -> dict[str, Any]:
                     name=field, number=number, label=label, type=scalar.TYPE_MESSAGE, type_name=f".inference.{kind}"
                 )
             else:
-                described.field.add(name=field, number=number, label=label, type=kind)  # type: ignore[arg-type]
+                described.field.add(name=field, number=number, label=label, type=kind)
 
     text, blob, whole, real = scalar.TYPE_STRING, scalar.TYPE_BYTES, scalar.TYPE_INT64, scalar.TYPE_FLOAT
     tensor = (("name", 1, text, False), ("datatype", 2, text, False), ("shape", 3, whole, True))

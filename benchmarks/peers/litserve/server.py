@@ -1,4 +1,4 @@
-"""LitServe: an HTTP server process and a worker process, with its batching and its ZeroMQ queue (for over 100 requests/s).
+"""LitServe: an HTTP server process and a worker process, with its batching and its ZeroMQ queue.
 
 Raw float32 in and out. POST /predict.
 """
@@ -42,7 +42,5 @@ class EncoderAPI(litserve.LitAPI):
 if __name__ == "__main__":
     options = arguments("LitServe")
     api = EncoderAPI(options.encoder, max_batch_size=16, batch_timeout=0.005)
-    server = litserve.LitServer(
-        api, accelerator="cpu", workers_per_device=options.workers, fast_queue=True
-    )
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=options.workers, fast_queue=True)
     server.run(host="127.0.0.1", port=options.port, log_level="warning", generate_client_file=False, access_log=False)

@@ -1,8 +1,8 @@
 """MLServer: Open Inference Protocol v2 over gRPC.
 
-Its adaptive batching stays off, as by default: it joins tensors as lists of Python numbers, which costs this encoder more
-than a larger batch saves (2.0 against 1.6 ms of processor time a request). The model runs in the server's process when there is one worker (the documentation's parallel_workers=0, which saves
-a hop), and in a pool of processes when there are more.
+Its adaptive batching stays off, as by default: it joins tensors as lists of Python numbers, which costs this encoder
+more processor time a request than a larger batch saves. The model runs in the server's process when there is one worker
+(the documentation's parallel_workers=0, which saves a hop), and in a pool of processes when there are more.
 """
 
 import asyncio

@@ -30,9 +30,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     # As many processors as its actors ask for: the kernel shares out the real ones.
     ray.init(num_cpus=options.workers + 4, include_dashboard=False, configure_logging=False, log_to_driver=False)
-    serve.start(
-        http_options={"host": "127.0.0.1", "port": options.port}, logging_config={"enable_access_log": False}
-    )
+    serve.start(http_options={"host": "127.0.0.1", "port": options.port}, logging_config={"enable_access_log": False})
     deployment = EncoderDeployment.options(num_replicas=options.workers, max_ongoing_requests=512)
     serve.run(deployment.bind(options.encoder))
     stop.wait()
