@@ -143,7 +143,8 @@ class Report:
             "|---|---|---|---|---|",
         ]
         for name in names:
-            cells = [f"{m[f'{name}, one core, {n} in flight']:,.0f}" for n in (1, 16, 64)]
+            rates = [m.get(f"{name}, one core, {n} in flight") for n in (1, 16, 64)]
+            cells = ["failed" if rate is None else f"{rate:,.0f}" for rate in rates]
             two = m.get(f"{name}, two workers on two cores, 64 in flight")
             lines.append(f"| {name} | {' | '.join(cells)} | {'' if two is None else f'{two:,.0f}'} |")
         bare = " | ".join(f"{m[f'onnxruntime in a loop, {n} rows']:,.0f}" for n in (1, 16, 64))
@@ -197,7 +198,7 @@ class Report:
         names = ["Hourglass", *(name for name in PEERS if f"{name}, one core, 64 in flight" in self.medians)]
         figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.2), sharey=True, layout="constrained")
         for axis, n in zip(axes, (1, 16, 64), strict=True):
-            rates = [self.medians[f"{name}, one core, {n} in flight"] for name in names]
+            rates = [self.medians.get(f"{name}, one core, {n} in flight", 0.0) for name in names]
             bars = axis.barh(names, rates, color=["tab:blue", *["lightgray"] * (len(names) - 1)])
             axis.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=3)
             axis.set_title(f"{n} in flight")
