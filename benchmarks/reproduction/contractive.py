@@ -65,11 +65,12 @@ def group() -> Group:
     return Group(
         title="Rifai et al. 2011, table 1: one layer of 1,000 units, MNIST, fine-tuned",
         text=(
-            "Test error of a sigmoid layer with tied weights and cross-entropy, pretrained, then fine-tuned with a "
-            "softmax on top; 50,000 training rows, 10,000 to choose the epoch by. By the paper's protocol the layer is "
-            "fine-tuned by plain stochastic gradient descent and ended by the validation error; pretraining takes Adam "
-            "and few epochs, where the paper took stochastic gradient descent and many. Ours starts from the same "
-            "pretrained layer and fine-tunes it with momentum, a cosine schedule, dropout and shifts of a pixel."
+            "Test error of a sigmoid layer with tied weights and cross-entropy, pretrained, then fine-tuned with "
+            "a softmax on top; 50,000 training rows, 10,000 to choose the epoch by. By the paper's protocol the "
+            "layer is fine-tuned by plain stochastic gradient descent and ended by the validation error; "
+            "pretraining takes Adam and few epochs, where the paper took stochastic gradient descent and many. "
+            "Ours starts from the same pretrained layer and fine-tunes it with momentum, a cosine schedule, "
+            "dropout and shifts of a pixel."
         ),
         unit="test error, %",
         rows=(

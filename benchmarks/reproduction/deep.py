@@ -80,10 +80,10 @@ def group() -> Group:
     return Group(
         title="Hinton & Salakhutdinov 2006: 784-1000-500-250-30 on MNIST",
         text=(
-            "Squared error of a test picture, summed over its pixels. The paper pretrained logistic units as restricted "
-            "Boltzmann machines and fine-tuned them by conjugate gradients on cross-entropy. Ours has the same widths and "
-            "linear code, but ReLU units, no pretraining, Adam with a cosine schedule on the squared error, and trains on "
-            "all 60,000 rows for a fixed number of epochs."
+            "Squared error of a test picture, summed over its pixels. The paper pretrained logistic units as "
+            "restricted Boltzmann machines and fine-tuned them by conjugate gradients on cross-entropy. Ours has "
+            "the same widths and linear code, but ReLU units, no pretraining, Adam with a cosine schedule on the "
+            "squared error, and trains on all 60,000 rows for a fixed number of epochs."
         ),
         unit="squared error",
         rows=(

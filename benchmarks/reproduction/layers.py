@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -51,15 +52,18 @@ def corrupt(settings: Pretraining, rows: Tensor, generator: Generator) -> Tensor
             return rows
 
 
-def train_layer(settings: Pretraining, rows: Tensor, generator: Generator, name: str = "layer") -> nn.Linear:
+def train_layer(settings: Pretraining, rows: Tensor, generator: Generator, name: str) -> dict[str, Tensor]:
+    """Weight [L, N] and bias [L] of the encoder of `train_network`."""
+    return dict(train_network(settings, rows, generator, name).encoder[0].state_dict())
+
+
+def train_network(settings: Pretraining, rows: Tensor, generator: Generator, name: str) -> DenseAutoencoder:
     """A sigmoid layer [N] -> [L] trained on rows [B, N] in 0..1; the decoder is its transpose with its own bias."""
     recipe = recipes.Dense(
         kind="dense", latent=settings.units, latent_activation="sigmoid", output_activation="sigmoid", tied=True
     )
     network = networks.build(recipe, (rows.shape[1],))
     assert isinstance(network, DenseAutoencoder), "a dense recipe; this is a bug"
-    layer = network.encoder[0]
-    assert isinstance(layer, nn.Linear), "dense layers; this is a bug"
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     step_count = settings.epochs * math.ceil(len(rows) / settings.batch_rows)
     step = 0
@@ -76,7 +80,7 @@ def train_layer(settings: Pretraining, rows: Tensor, generator: Generator, name:
             total += loss.detach() * (len(indices) / len(rows))
             step += 1
         say(f"{name} epoch {epoch + 1}/{settings.epochs} objective {float(total):.3f}")
-    return layer
+    return network
 
 
 def objective(settings: Pretraining, network: DenseAutoencoder, batch: Tensor, generator: Generator) -> Tensor:
@@ -99,14 +103,12 @@ def pretrain(bench: Bench, data: str, rows: Tensor, layers: list[Pretraining]) -
     trained: list[nn.Linear] = []
     cached_s = 0.0
     for index in range(len(layers)):
-        # Named apart, as the closure is called before the names change.
-        inputs, settings, name = rows, layers[index], f"{data} layer {index + 1}"
+        inputs, settings = rows, layers[index]
         torch.manual_seed(1000 * bench.seed + index)
         generator = bench.generator(index)
+        make = partial(train_layer, settings, inputs, generator, f"{data} layer {index + 1}")
         key = {"data": data, "layers": [layer.settings() for layer in layers[: index + 1]]}
-        tensors, spent_s = bench.cached(
-            key, lambda s=settings, i=inputs, g=generator, n=name: dict(train_layer(s, i, g, n).state_dict())
-        )
+        tensors, spent_s = bench.cached(key, make)
         layer = nn.Linear(inputs.shape[1], settings.units)
         layer.load_state_dict(tensors)
         trained.append(layer)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import wrap
 
 from benchmarks.reproduction.results import Record, Results
 from benchmarks.reproduction.rows import Group, Paper, Protocol, Row, groups
 from benchmarks.training import table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reproduction.md"
+
+_WIDTH = 120
 
 HEAD = """# Reproduction
 
@@ -19,8 +22,8 @@ figure here is typed. `python -m benchmarks.reproduction list` says what was run
 
 - **By the paper's protocol** keeps the paper's network, objective and way of fine-tuning; where it departs, the text
   above the table says so. **Ours** may use whatever helps. What each trial was run with stands in its record.
-- Figures are of the test rows, which nothing was chosen by: epochs and settings are chosen on validation rows. Mean over
-  seeds ± their standard deviation, with the number of seeds in brackets; with one seed there is no spread to give.
+- Figures are of the test rows, which nothing was chosen by: epochs and settings are chosen on validation rows. Mean
+  over seeds ± their standard deviation, with the number of seeds in brackets; one seed has no spread.
 - The ± of a paper's error rate is half the 95 % interval of a proportion over its test rows. A difference smaller than
   that says nothing, ours included.
 - Times are the wall time of one trial on a machine shared with other work, pretraining included.
@@ -51,11 +54,15 @@ def section(group: Group, results: Results) -> list[str]:
                 minutes(records[row.name]),
             ]
         )
-    parts = [f"## {group.title}", group.text, table(head, lines)]
+    parts = [f"## {group.title}", fill(group.text), table(head, lines)]
     parts += order(group, records)
     parts += more(group, records)
     parts += commands(group, records)
     return parts
+
+
+def fill(paragraph: str) -> str:
+    return "\n".join(wrap(paragraph, _WIDTH, break_long_words=False, break_on_hyphens=False))
 
 
 def of(records: list[Record], protocol: str) -> list[Record]:

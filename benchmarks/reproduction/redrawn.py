@@ -32,7 +32,8 @@ def load(bench: Bench, name: str) -> Dataset:
     order = torch.randperm(len(rows), generator=generator)[: TRAIN_ROWS + VALIDATION_ROWS + TEST_ROWS]
     rows, labels = vary(name, rows[order], generator), labels[order]
     parts = [TRAIN_ROWS, VALIDATION_ROWS, TEST_ROWS]
-    (train, validation, test), (train_labels, validation_labels, test_labels) = rows.split(parts), labels.split(parts)
+    train, validation, test = torch.split(rows, parts)
+    train_labels, validation_labels, test_labels = torch.split(labels, parts)
     return Dataset(
         name=name,
         train_rows=train,
@@ -47,8 +48,8 @@ def load(bench: Bench, name: str) -> Dataset:
 def vary(name: str, rows: Tensor, generator: Generator) -> Tensor:
     """Rows [B, H, W] in 0..1 as the set of that name shows them.
 
-    rot: turned by an angle uniform in 0..2 pi, bilinear. bg-rand: every pixel is the larger of the digit's and a uniform
-    one. Raises ValueError for another name.
+    rot: turned by an angle uniform in 0..2 pi, bilinear. bg-rand: every pixel is the larger of the digit's and a
+    uniform one. Raises ValueError for another name.
     """
     match name:
         case "basic":

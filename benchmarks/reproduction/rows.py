@@ -67,9 +67,18 @@ class Group:
 
 def groups() -> tuple[Group, ...]:
     # Each module of a source is imported here, not above: they import this one.
-    from benchmarks.reproduction import contractive, deep, stacked
+    from benchmarks.reproduction import codes, contractive, deep, denoising, keras_series, sparse, stacked
 
-    return (contractive.group(), deep.group(), stacked.group())
+    return (
+        contractive.group(),
+        deep.group(),
+        stacked.group(),
+        sparse.group(),
+        keras_series.group(),
+        codes.code_group(),
+        codes.novelty_group(),
+        denoising.group(),
+    )
 
 
 def find(name: str) -> Row:

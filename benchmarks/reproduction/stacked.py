@@ -93,14 +93,15 @@ def group() -> Group:
     return Group(
         title="Vincent et al. 2010, table 3: three layers, fine-tuned",
         text=(
-            "Test error of three sigmoid layers of 1,000 units (the paper chose among 1,000, 2,000 and 3,000), each "
-            "pretrained with tied weights and cross-entropy on the clean output of the layer below. `basic`, `rot` and "
-            "`bg-rand` are not the published files: they are drawn again from MNIST by their definition, 10,000 rows to "
-            "train on, 2,000 to choose by, 50,000 to judge by, so that the papers' figures are of other draws. `rot` is "
-            "turned by a uniform angle; `bg-rand` has at every pixel the larger of the digit and uniform noise. The SVM's "
-            "C and gamma are chosen on the validation rows. By the paper's protocol fine-tuning is plain stochastic "
-            "gradient descent, ended by the validation error; ours adds momentum, a cosine schedule, dropout and shifts "
-            "of a pixel (augmentation, which the paper did not use). Pretraining takes Adam in both."
+            "Test error of three sigmoid layers of 1,000 units (the paper chose among 1,000, 2,000 and 3,000), "
+            "each pretrained with tied weights and cross-entropy on the clean output of the layer below. `basic`, "
+            "`rot` and `bg-rand` are not the published files: they are drawn again from MNIST by their "
+            "definition, 10,000 rows to train on, 2,000 to choose by, 50,000 to judge by, so that the papers' "
+            "figures are of other draws. `rot` is turned by a uniform angle; `bg-rand` has at every pixel the "
+            "larger of the digit and uniform noise. The SVM's C and gamma are chosen on the validation rows. By "
+            "the paper's protocol fine-tuning is plain stochastic gradient descent, ended by the validation "
+            "error; ours adds momentum, a cosine schedule, dropout and shifts of a pixel (augmentation, which the "
+            "paper did not use). Pretraining takes Adam in both."
         ),
         unit="test error, %",
         rows=rows(),
