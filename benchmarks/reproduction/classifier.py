@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from benchmarks.reproduction.bench import Figures, progress, say
+from benchmarks.reproduction.redrawn import rotate
 from training.data import Dataset
 from training.procedures import shift
 
@@ -33,6 +34,8 @@ class FineTuning:
     weight_decay: float = 0.0
     # Each row is moved by up to so many pixels, down or up and right or left.
     shift_pixels: int = 0
+    # Each row is turned by up to so many degrees, either way.
+    turn_degrees: float = 0.0
     # Epochs without a better validation error after which it ends; 0: never.
     patience: int = 0
 
@@ -71,6 +74,16 @@ def error_percent(classifier: Classifier, rows: Tensor, labels: Tensor) -> float
     return 100 * misses / len(rows)
 
 
+def augment(settings: FineTuning, rows: Tensor, generator: Generator) -> Tensor:
+    """Rows [B, H, W] as the settings move and turn them, each otherwise."""
+    if settings.turn_degrees:
+        most = math.radians(settings.turn_degrees)
+        rows = rotate(rows, most * (2 * torch.rand(len(rows), generator=generator) - 1))
+    if settings.shift_pixels:
+        rows = shift(rows, settings.shift_pixels, generator)
+    return rows
+
+
 def fine_tune(settings: FineTuning, classifier: Classifier, dataset: Dataset, generator: Generator) -> Figures:
     """Trains `classifier` and leaves it at the epoch with the least validation error; test rows are touched once."""
     rows, labels = dataset.train_rows, dataset.train_labels
@@ -88,10 +101,7 @@ def fine_tune(settings: FineTuning, classifier: Classifier, dataset: Dataset, ge
             if settings.schedule == "cosine":
                 for group in optimiser.param_groups:
                     group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / step_count)) / 2
-            batch = rows[indices]
-            if settings.shift_pixels:
-                batch = shift(batch, settings.shift_pixels, generator)
-            batch = batch.flatten(1)
+            batch = augment(settings, rows[indices], generator).flatten(1)
             if settings.input_dropout:
                 batch = functional.dropout(batch, settings.input_dropout)
             loss = functional.cross_entropy(classifier(batch, settings.dropout), labels[indices])

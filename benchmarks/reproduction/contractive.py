@@ -20,34 +20,35 @@ VARIANTS = {
 # Plain stochastic gradient descent with a constant rate, ended by the validation error.
 PAPER = FineTuning(epochs=25, learning_rate=0.5, batch_rows=50, patience=6)
 OURS = FineTuning(
-    epochs=40,
-    learning_rate=0.1,
-    batch_rows=100,
+    epochs=30,
+    learning_rate=0.2,
     momentum=0.9,
     schedule="cosine",
     dropout=0.3,
     input_dropout=0.1,
     shift_pixels=1,
+    turn_degrees=10,
 )
+OUR_CAE = Pretraining(epochs=6, learning_rate=5e-3, contraction=0.1, offset=1.0)
 
 
-def trial(variant: str, tuning: FineTuning) -> Trial:
+def trial(pretraining: Pretraining, tuning: FineTuning) -> Trial:
     def run(bench: Bench) -> Outcome:
         dataset = bench.dataset("mnist")
-        layers, cached_s = pretrain(bench, "mnist", dataset.train_rows.flatten(1), [VARIANTS[variant]])
+        layers, cached_s = pretrain(bench, "mnist", dataset.train_rows.flatten(1), [pretraining])
         classifier = Classifier(layers, dataset.class_count)
         figures = fine_tune(tuning, classifier, dataset, bench.generator(100))
-        settings = {"pretraining": VARIANTS[variant].settings(), "fine-tuning": tuning.settings()}
+        settings = {"pretraining": pretraining.settings(), "fine-tuning": tuning.settings()}
         return Outcome(figures=figures, settings=settings, cached_s=cached_s)
 
     return run
 
 
 def row(variant: str, title: str, error: float, ours: float | None = None) -> Row:
-    trials: dict[Protocol, Trial] = {"paper": trial(variant, PAPER)}
+    trials: dict[Protocol, Trial] = {"paper": trial(VARIANTS[variant], PAPER)}
     wanted: dict[Protocol, float] = {"paper": error}
     if ours is not None:
-        trials["ours"] = trial(variant, OURS)
+        trials["ours"] = trial(OUR_CAE, OURS)
         wanted["ours"] = ours
     return Row(
         name=f"rifai-{variant}",
@@ -68,9 +69,10 @@ def group() -> Group:
             "Test error of a sigmoid layer with tied weights and cross-entropy, pretrained, then fine-tuned with "
             "a softmax on top; 50,000 training rows, 10,000 to choose the epoch by. By the paper's protocol the "
             "layer is fine-tuned by plain stochastic gradient descent and ended by the validation error; "
-            "pretraining takes Adam and few epochs, where the paper took stochastic gradient descent and many. "
-            "Ours starts from the same pretrained layer and fine-tunes it with momentum, a cosine schedule, "
-            "dropout and shifts of a pixel."
+            "pretraining takes Adam and 12 epochs and fine-tuning at most 25, where the paper trained for much "
+            "longer. Ours has the same objective, but biases that begin at the mean of the data and a larger "
+            "learning rate, and fine-tunes with momentum, a cosine schedule, dropout, and pictures moved by a "
+            "pixel and turned by up to 10 degrees (augmentation, which the paper did not use)."
         ),
         unit="test error, %",
         rows=(

@@ -25,9 +25,9 @@ NETWORK = recipes.Dense(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    epochs: int = 25
+    epochs: int = 16
     batch_rows: int = 200
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     # Of the epochs: the learning rate rises over these, then falls to 0 by a cosine.
     warmup_share: float = 0.04
 

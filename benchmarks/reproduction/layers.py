@@ -19,6 +19,7 @@ from training import corruption, losses, networks, penalties, recipes
 from training.networks import DenseAutoencoder
 
 _ENCODING_ROWS = 2000
+_LEAST_MEAN = 1e-3  # a pixel that is never lit would begin at minus infinity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class Pretraining:
     weight_decay: float = 0.0
     # Times the squared Frobenius norm of the encoder's Jacobian, in nats a row.
     contraction: float = 0.0
+    # The decoder begins at the rows' mean, and every unit at `-offset` for the mean row: sparse, and no epoch is spent
+    # on the mean. 0: biases begin at zero, as in the papers.
+    offset: float = 0.0
 
     def settings(self) -> dict[str, Any]:
         """What differs from nothing: an objective's absent parts are left out."""
@@ -64,6 +68,8 @@ def train_network(settings: Pretraining, rows: Tensor, generator: Generator, nam
     )
     network = networks.build(recipe, (rows.shape[1],))
     assert isinstance(network, DenseAutoencoder), "a dense recipe; this is a bug"
+    if settings.offset:
+        begin_at_mean(network, rows, settings.offset)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     step_count = settings.epochs * math.ceil(len(rows) / settings.batch_rows)
     step = 0
@@ -81,6 +87,17 @@ def train_network(settings: Pretraining, rows: Tensor, generator: Generator, nam
             step += 1
         say(f"{name} epoch {epoch + 1}/{settings.epochs} objective {float(total):.3f}")
     return network
+
+
+def begin_at_mean(network: DenseAutoencoder, rows: Tensor, offset: float) -> None:
+    """Biases of a tied layer for which the mean of rows [B, N] gives units of sigmoid(-offset) and is what they decode."""
+    mean = rows.mean(0)
+    layer = network.encoder[0]
+    assert isinstance(layer, nn.Linear), "dense layers; this is a bug"
+    assert network.tied_bias is not None, "a tied layer; this is a bug"
+    with torch.no_grad():
+        layer.bias.copy_(-(layer.weight @ mean) - offset)
+        network.tied_bias[0].copy_(torch.logit(mean, eps=_LEAST_MEAN))
 
 
 def objective(settings: Pretraining, network: DenseAutoencoder, batch: Tensor, generator: Generator) -> Tensor:
