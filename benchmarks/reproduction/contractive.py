@@ -20,7 +20,7 @@ VARIANTS = {
 # Plain stochastic gradient descent with a constant rate, ended by the validation error.
 PAPER = FineTuning(epochs=25, learning_rate=0.5, batch_rows=50, patience=6)
 OURS = FineTuning(
-    epochs=30,
+    epochs=24,
     learning_rate=0.2,
     momentum=0.9,
     schedule="cosine",

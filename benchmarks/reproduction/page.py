@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from textwrap import wrap
 
 from benchmarks.reproduction.results import Record, Results
-from benchmarks.reproduction.rows import Group, Paper, Protocol, Row, groups
+from benchmarks.reproduction.rows import PROTOCOLS, Group, Paper, Protocol, Row, groups
 from benchmarks.training import table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reproduction.md"
@@ -155,10 +155,15 @@ def commands(group: Group, records: dict[str, list[Record]]) -> list[str]:
     found = [record for row in group.rows for record in records[row.name]]
     if not found:
         return ["Not run yet."]
-    names = " ".join(row.name for row in group.rows if records[row.name])
-    seeds = " ".join(str(seed) for seed in sorted({record.seed for record in found}))
+    lines = []
+    for protocol in PROTOCOLS:
+        run = {row.name: of(records[row.name], protocol) for row in group.rows}
+        names = " ".join(name for name, each in run.items() if each)
+        seeds = " ".join(str(seed) for seed in sorted({record.seed for each in run.values() for record in each}))
+        if names:
+            lines.append(f"python -m benchmarks.reproduction run {names} --protocol {protocol} --seeds {seeds}")
     hardware = "; ".join(sorted({record.hardware for record in found}))
     versions = "; ".join(sorted({record.versions for record in found}))
     dates = sorted({record.date for record in found})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return [f"`python -m benchmarks.reproduction run {names} --seeds {seeds}`; {when}; {hardware}; {versions}."]
+    return ["```\n" + "\n".join(lines) + "\n```", f"{when}; {hardware}; {versions}."]

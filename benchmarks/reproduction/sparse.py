@@ -6,9 +6,13 @@ Shape legend: B rows, N inputs, L units.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from torch import Generator, Tensor, nn
 
 from benchmarks.reproduction.bench import Bench, Outcome, progress, say
@@ -20,9 +24,10 @@ from training.networks import DenseAutoencoder
 
 TEST_ROWS = 10_000
 LAYERS = 2
-# The softmax on frozen codes, before fine-tuning.
-SOFTMAX = FineTuning(epochs=15, learning_rate=0.1, momentum=0.9, weight_decay=1e-4, schedule="cosine")
-TUNING = FineTuning(epochs=30, learning_rate=0.1, momentum=0.9, weight_decay=1e-5, schedule="cosine")
+# Of the softmax on frozen codes, times half the sum of its squared weights, beside a mean loss; by L-BFGS, as there.
+SOFTMAX_DECAY = 1e-4
+SOFTMAX_ITERATIONS = 300
+TUNING = FineTuning(epochs=20, learning_rate=0.1, momentum=0.9, weight_decay=1e-5, schedule="cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +38,14 @@ class SparseLayer:
     rho: float = 0.1
     weight_decay: float = 3e-3
     beta: float = 3.0
-    epochs: int = 30
+    epochs: int = 20
     # Large, as the penalty is of the mean activation over all rows.
     batch_rows: int = 1000
     learning_rate: float = 5e-3
 
 
-def train_layer(settings: SparseLayer, rows: Tensor, generator: Generator, name: str) -> nn.Linear:
-    """A sigmoid layer [N] -> [L] of rows [B, N] in 0..1; the decoder has weights of its own."""
+def train_layer(settings: SparseLayer, rows: Tensor, generator: Generator, name: str) -> dict[str, Tensor]:
+    """Weight [L, N] and bias [L] of a sigmoid layer of rows [B, N] in 0..1; the decoder has weights of its own."""
     recipe = recipes.Dense(
         kind="dense", latent=settings.units, latent_activation="sigmoid", output_activation="sigmoid"
     )
@@ -64,27 +69,38 @@ def train_layer(settings: SparseLayer, rows: Tensor, generator: Generator, name:
             optimiser.step()
             step += 1
         say(f"{name} epoch {epoch + 1}/{settings.epochs} objective {float(loss.detach()):.3f}")
-    layer = network.encoder[0]
-    assert isinstance(layer, nn.Linear), "dense layers; this is a bug"
-    return layer
+    return dict(network.encoder[0].state_dict())
+
+
+def fit_softmax(output: nn.Linear, codes: Tensor, labels: Tensor) -> None:
+    """Sets the classifier on top [L] -> [K] to the optimum for codes [B, L]."""
+    strength = 1 / (SOFTMAX_DECAY * len(codes))
+    with warnings.catch_warnings():
+        # Ended by the number of iterations, as the exercise is.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = LogisticRegression(C=strength, max_iter=SOFTMAX_ITERATIONS).fit(codes.numpy(), labels.numpy())
+    with torch.no_grad():
+        output.weight.copy_(torch.from_numpy(fitted.coef_))
+        output.bias.copy_(torch.from_numpy(fitted.intercept_))
 
 
 def trial(bench: Bench) -> Outcome:
     dataset = bench.dataset("mnist")
     settings = SparseLayer()
     rows, layers = dataset.train_rows.flatten(1), []
+    cached_s = 0.0
     for index in range(LAYERS):
-        layer = train_layer(settings, rows, bench.generator(index), f"sparse layer {index + 1}")
+        make = partial(train_layer, settings, rows, bench.generator(index), f"sparse layer {index + 1}")
+        tensors, spent_s = bench.cached({"sparse": asdict(settings), "layer": index}, make)
+        layer = nn.Linear(rows.shape[1], settings.units)
+        layer.load_state_dict(tensors)
         layers.append(layer)
         rows = encode(layer, rows)
+        cached_s += spent_s
     mean_activation = float(rows.mean())
     classifier = Classifier(layers, dataset.class_count)
-    for layer in layers:
-        layer.requires_grad_(False)
-    fine_tune(SOFTMAX, classifier, dataset, bench.generator(100))
+    fit_softmax(classifier.output, rows, dataset.train_labels)
     before = 100 - error_percent(classifier, dataset.test_rows, dataset.test_labels)
-    for layer in layers:
-        layer.requires_grad_(True)
     figures = fine_tune(TUNING, classifier, dataset, bench.generator(101))
     figures["test_accuracy_percent"] = 100 - figures["test_error_percent"]
     figures["test_accuracy_percent_before"] = before
@@ -92,10 +108,10 @@ def trial(bench: Bench) -> Outcome:
     record = {
         "layers": LAYERS,
         "pretraining": asdict(settings),
-        "softmax": SOFTMAX.settings(),
+        "softmax": {"weight_decay": SOFTMAX_DECAY, "iterations": SOFTMAX_ITERATIONS},
         "fine-tuning": TUNING.settings(),
     }
-    return Outcome(figures=figures, settings=record)
+    return Outcome(figures=figures, settings=record, cached_s=cached_s)
 
 
 def group() -> Group:

@@ -23,7 +23,7 @@ WANTED = {"basic": 2.5, "mnist": 1.05, "rot": 9.0, "bg-rand": 8.5}
 EPOCHS = {"basic": 12, "mnist": 4, "rot": 12, "bg-rand": 12}
 PAPER = FineTuning(epochs=40, learning_rate=0.5, batch_rows=50, patience=8)
 _OURS = FineTuning(
-    epochs=40,
+    epochs=30,
     learning_rate=0.2,
     momentum=0.9,
     schedule="cosine",

@@ -114,7 +114,7 @@ def test_the_table_gives_mean_spread_and_whether_it_reaches(tmp_path: Path) -> N
     assert "| A | 1.50 ± 0.24 | 1.50 ± 0.14 (2) | ≤ 1.50 | yes | 1.5 |" in text
     assert "| B | 1.00 ± 0.20 | 1.20 ± 0.14 (2) | ≤ 1.00 | **no** | 1.5 |" in text
     assert "A > B. This is the paper's." in text
-    assert "run a b --seeds 0 1" in text
+    assert "run a b --protocol paper --seeds 0 1" in text
 
 
 def test_an_order_that_does_not_come_out_is_said(tmp_path: Path) -> None:
