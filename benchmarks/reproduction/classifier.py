@@ -120,4 +120,5 @@ def fine_tune(settings: FineTuning, classifier: Classifier, dataset: Dataset, ge
         "test_error_percent": error_percent(classifier, dataset.test_rows, dataset.test_labels),
         "validation_error_percent": best,
         "epoch": best_epoch,
+        "epochs": epoch + 1,
     }

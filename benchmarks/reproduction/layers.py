@@ -90,7 +90,7 @@ def train_network(settings: Pretraining, rows: Tensor, generator: Generator, nam
 
 
 def begin_at_mean(network: DenseAutoencoder, rows: Tensor, offset: float) -> None:
-    """Biases of a tied layer with which the mean of rows [B, N] has units of sigmoid(-offset) and decodes to itself."""
+    """Biases of a tied layer: units are sigmoid(-offset) for the mean of rows [B, N], the decoder's its logit."""
     mean = rows.mean(0)
     layer = network.encoder[0]
     assert isinstance(layer, nn.Linear), "dense layers; this is a bug"

@@ -31,10 +31,23 @@ figure here is typed. `python -m benchmarks.reproduction list` says what was run
 
 
 def text(results: Results) -> str:
-    parts = [HEAD.strip()]
+    parts = [HEAD.strip(), summary(results)]
     for group in groups():
         parts += section(group, results)
     return "\n\n".join(parts) + "\n"
+
+
+def summary(results: Results) -> str:
+    """How many trials there are a record of, and which are missing."""
+    missing, count = [], 0
+    for group in groups():
+        for row in group.rows:
+            found = results.of(row.name)
+            count += len(row.trials)
+            missing += [f"`{row.name}` ({name})" for name in row.trials if not of(found, name)]
+    if not missing:
+        return f"Each of the {count} trials was run."
+    return fill(f"Of {count} trials, {count - len(missing)} were run. Not run: {', '.join(missing)}.")
 
 
 def section(group: Group, results: Results) -> list[str]:
