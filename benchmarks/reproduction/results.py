@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +35,6 @@ class Record:
     hardware: str
     versions: str
     date: str
-    commit: str
 
 
 class Results:
@@ -79,21 +77,4 @@ def record(row: str, protocol: Protocol, seed: int, outcome: Outcome, seconds: f
         versions=f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}, "
         f"scikit-learn {importlib.metadata.version('scikit-learn')}",
         date=f"{datetime.now(UTC):%Y-%m-%d}",
-        commit=commit(),
     )
-
-
-def commit() -> str:
-    """Of the working tree, with `+` where it has changes; empty outside a repository."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.strip()
