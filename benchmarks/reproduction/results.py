@@ -73,7 +73,7 @@ def record(row: str, protocol: Protocol, seed: int, outcome: Outcome, seconds: f
         settings=outcome.settings,
         seconds=round(seconds + outcome.cached_s, 1),
         command=f"python -m benchmarks.reproduction run {row} --protocol {protocol} --seeds {seed}",
-        hardware=f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        hardware=f"{processor()}, {os.cpu_count()} cores; threads: {torch.get_num_threads()}",
         versions=f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}, "
         f"scikit-learn {importlib.metadata.version('scikit-learn')}",
         date=f"{datetime.now(UTC):%Y-%m-%d}",

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Generator, nn
 
-from benchmarks.reproduction import layers, page, redrawn, rows
+from benchmarks.reproduction import keras_series, layers, page, redrawn, rows
 from benchmarks.reproduction.__main__ import main
 from benchmarks.reproduction.bench import Bench, Outcome
 from benchmarks.reproduction.classifier import Classifier, FineTuning, augment, error_percent, fine_tune
@@ -20,6 +20,7 @@ from benchmarks.reproduction.layers import Pretraining
 from benchmarks.reproduction.results import Record, Results, record
 from benchmarks.reproduction.rows import Group, Paper, Row
 from benchmarks.reproduction.svm import rbf
+from training import networks, recipes
 from training.data import Dataset
 
 EVERY = [row for group in rows.groups() for row in group.rows]
@@ -272,3 +273,33 @@ def test_few_labels_are_enough_for_what_is_plain() -> None:
     assert accuracy > 0.95
     shuffled = data.train_labels[torch.randperm(60, generator=Generator().manual_seed(3))]
     assert few_labels(flat, shuffled, flat, data.train_labels, 2, Generator().manual_seed(0)) < 0.9
+
+
+class Evaluated:
+    """Stands for a run that was trained and measured."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def evaluation(self) -> dict[str, dict[str, float]]:
+        return {"metrics": {self.metric: 0.5}}
+
+
+def test_every_keras_trial_is_a_recipe_that_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[recipes.Recipe] = []
+    for one in keras_series.group().rows:
+
+        def train(recipe: recipes.Recipe, data: object, runs: Path, metric: str = one.metric) -> Evaluated:
+            networks.build(recipe.network, (28, 28))
+            taken.append(recipe)
+            return Evaluated(metric)
+
+        monkeypatch.setattr(keras_series, "train", train)
+        monkeypatch.setattr(keras_series, "load_dataset", lambda recipe, folder: None)
+        for run in one.trials.values():
+            outcome = run(Bench(seed=3, data_dir=None, cache=None))
+            assert outcome.figures == {one.metric: 0.5}
+            assert outcome.settings["recipe"]["seed"] == 3
+    assert len(taken) == sum(len(one.trials) for one in keras_series.group().rows)
+    # The blog's penalty of 1e-4 beside a mean over 784 pixels.
+    assert any(isinstance(one.penalty, recipes.L1) and one.penalty.strength == pytest.approx(0.0784) for one in taken)
