@@ -25,7 +25,7 @@ NETWORK = recipes.Dense(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    epochs: int = 12
+    epochs: int = 40
     batch_rows: int = 200
     learning_rate: float = 2e-3
     # Of the epochs: the learning rate rises over these, then falls to 0 by a cosine.
