@@ -14,7 +14,7 @@ PROTO := $(wildcard proto/autoencoder/v1/*.proto)
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-oldest check format proto train zoo bench gpu-test clean
+.PHONY: help run demo test test-oldest check format proto train zoo bench reproduce gpu-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ zoo: $(VENV)/develop ## train, export and report all recipes into models/
 
 bench: $(VENV)/develop ## measure the service beside its limits and peers (needs h2load: apt-get install nghttp2-client)
 	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+reproduce: $(VENV)/develop ## write docs/reproduction.md; first run what is named (ARGS="rifai-cae --seeds 0 1", ARGS=all: many hours)
+	@test -z '$(ARGS)' || $(BIN)/python -m benchmarks.reproduction run $(ARGS)
+	$(BIN)/python -m benchmarks.reproduction table
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
 	rm -rf $(VENV) $(OLDEST) build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,124 @@
+"""Fine-tuning: a softmax on pretrained sigmoid layers, all of it trained on the labels by stochastic gradient descent.
+
+Shape legend: B rows, H height, W width, N their product, L units, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from benchmarks.reproduction.bench import Figures, progress, say
+from benchmarks.reproduction.redrawn import rotate
+from training.data import Dataset
+from training.procedures import shift
+
+_EVALUATION_ROWS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    epochs: int
+    learning_rate: float
+    batch_rows: int = 100
+    momentum: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    weight_decay: float = 0.0
+    # Each row is moved by up to so many pixels, down or up and right or left.
+    shift_pixels: int = 0
+    # Each row is turned by up to so many degrees, either way.
+    turn_degrees: float = 0.0
+    # Epochs without a better validation error after which it ends; 0: never.
+    patience: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value != 0}
+
+
+class Classifier(nn.Module):
+    """Sigmoid layers and a softmax on top, which begins at zero. Takes flat rows [B, N], gives logits [B, K]."""
+
+    def __init__(self, layers: list[nn.Linear], class_count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.output = nn.Linear(layers[-1].out_features, class_count)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, rows: Tensor, dropout: float = 0.0) -> Tensor:
+        for layer in self.layers:
+            rows = torch.sigmoid(layer(rows))
+            if dropout:
+                rows = functional.dropout(rows, dropout)
+        logits: Tensor = self.output(rows)
+        return logits
+
+
+def error_percent(classifier: Classifier, rows: Tensor, labels: Tensor) -> float:
+    """Of rows [B, H, W] with labels [B]: how many in a hundred get another label."""
+    with torch.no_grad():
+        misses = sum(
+            int((classifier(chunk.flatten(1)).argmax(1) != wanted).sum())
+            for chunk, wanted in zip(
+                torch.split(rows, _EVALUATION_ROWS), torch.split(labels, _EVALUATION_ROWS), strict=True
+            )
+        )
+    return 100 * misses / len(rows)
+
+
+def augment(settings: FineTuning, rows: Tensor, generator: Generator) -> Tensor:
+    """Rows [B, H, W] as the settings move and turn them, each otherwise."""
+    if settings.turn_degrees:
+        most = math.radians(settings.turn_degrees)
+        rows = rotate(rows, most * (2 * torch.rand(len(rows), generator=generator) - 1))
+    if settings.shift_pixels:
+        rows = shift(rows, settings.shift_pixels, generator)
+    return rows
+
+
+def fine_tune(settings: FineTuning, classifier: Classifier, dataset: Dataset, generator: Generator) -> Figures:
+    """Trains `classifier` and leaves it at the epoch with the least validation error; test rows are touched once."""
+    rows, labels = dataset.train_rows, dataset.train_labels
+    optimiser = torch.optim.SGD(
+        classifier.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    step_count = settings.epochs * math.ceil(len(rows) / settings.batch_rows)
+    best, best_epoch, best_state, step = math.inf, 0, copy.deepcopy(classifier.state_dict()), 0
+    for epoch in progress("fine-tuning", settings.epochs):
+        for indices in torch.split(torch.randperm(len(rows), generator=generator), settings.batch_rows):
+            if settings.schedule == "cosine":
+                for group in optimiser.param_groups:
+                    group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / step_count)) / 2
+            batch = augment(settings, rows[indices], generator).flatten(1)
+            if settings.input_dropout:
+                batch = functional.dropout(batch, settings.input_dropout)
+            loss = functional.cross_entropy(classifier(batch, settings.dropout), labels[indices])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            step += 1
+        error = error_percent(classifier, dataset.validation_rows, dataset.validation_labels)
+        say(f"fine-tuning epoch {epoch + 1}/{settings.epochs} validation error {error:.2f} %")
+        if error <= best:
+            best, best_epoch, best_state = error, epoch + 1, copy.deepcopy(classifier.state_dict())
+        elif settings.patience and epoch + 1 - best_epoch >= settings.patience:
+            break
+    classifier.load_state_dict(best_state)
+    return {
+        "test_error_percent": error_percent(classifier, dataset.test_rows, dataset.test_labels),
+        "validation_error_percent": best,
+        "epoch": best_epoch,
+        "epochs": epoch + 1,
+    }

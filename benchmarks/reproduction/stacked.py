@@ -1,0 +1,111 @@
+"""Vincent et al. 2010, table 3: three layers, pretrained with or without noise, fine-tuned; an SVM beside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.reproduction import redrawn
+from benchmarks.reproduction.bench import Bench, Outcome
+from benchmarks.reproduction.classifier import Classifier, FineTuning, fine_tune
+from benchmarks.reproduction.layers import Pretraining, pretrain
+from benchmarks.reproduction.rows import Group, Paper, Protocol, Row, Trial
+from benchmarks.reproduction.svm import svm_trial
+
+LAYERS = 3
+# Set: published SVM, SAE-3 and SDAE-3, share of masked elements, test rows.
+PUBLISHED = {
+    "basic": (3.03, 3.46, 2.84, 0.10, redrawn.TEST_ROWS),
+    "mnist": (1.40, 1.40, 1.28, 0.25, 10_000),
+    "rot": (11.11, 10.30, 9.53, 0.25, redrawn.TEST_ROWS),
+    "bg-rand": (14.58, 11.28, 10.30, 0.40, redrawn.TEST_ROWS),
+}
+WANTED = {"basic": 2.5, "mnist": 1.05, "rot": 9.0, "bg-rand": 8.5}
+EPOCHS = {"basic": 12, "mnist": 4, "rot": 12, "bg-rand": 12}
+PAPER = FineTuning(epochs=40, learning_rate=0.5, batch_rows=50, patience=8)
+_OURS = FineTuning(
+    epochs=30,
+    learning_rate=0.2,
+    momentum=0.9,
+    schedule="cosine",
+    dropout=0.2,
+    input_dropout=0.1,
+    shift_pixels=1,
+    turn_degrees=10,
+)
+OURS = {
+    "basic": _OURS,
+    "mnist": replace(_OURS, epochs=12),
+    # Turned by another angle, a row of `rot` is another row of `rot`.
+    "rot": replace(_OURS, turn_degrees=180),
+    "bg-rand": replace(_OURS, turn_degrees=0),
+}
+
+
+def layers(data: str, masked: float) -> list[Pretraining]:
+    """The same for every layer, as in the paper."""
+    one = Pretraining(epochs=EPOCHS[data], batch_rows=100, learning_rate=2e-3, offset=1.0)
+    return [replace(one, corruption="masking", level=masked) if masked else one] * LAYERS
+
+
+def trial(data: str, masked: float, tuning: FineTuning) -> Trial:
+    def run(bench: Bench) -> Outcome:
+        dataset = redrawn.load(bench, data)
+        settings = layers(data, masked)
+        trained, cached_s = pretrain(bench, data, dataset.train_rows.flatten(1), settings)
+        classifier = Classifier(trained, dataset.class_count)
+        figures = fine_tune(tuning, classifier, dataset, bench.generator(100))
+        record = {"layers": LAYERS, "pretraining": settings[0].settings(), "fine-tuning": tuning.settings()}
+        return Outcome(figures=figures, settings=record, cached_s=cached_s)
+
+    return run
+
+
+def rows() -> tuple[Row, ...]:
+    found = []
+    for data, (svm, sae, sdae, masked, test_rows) in PUBLISHED.items():
+        kinds: list[tuple[str, str, float, dict[Protocol, Trial], dict[Protocol, float]]] = [
+            ("svm", "SVM, RBF kernel", svm, {"paper": svm_trial(data)}, {"paper": svm}),
+            ("sae", "SAE-3", sae, {"paper": trial(data, 0.0, PAPER)}, {"paper": sae}),
+            (
+                "sdae",
+                f"SDAE-3, {masked:.0%} masked",
+                sdae,
+                {"paper": trial(data, masked, PAPER), "ours": trial(data, masked, OURS[data])},
+                {"paper": sdae, "ours": WANTED[data]},
+            ),
+        ]
+        for kind, title, error, trials, wanted in kinds:
+            found.append(
+                Row(
+                    name=f"vincent-{data}-{kind}",
+                    title=f"{data}: {title}",
+                    metric="test_error_percent",
+                    form=".2f",
+                    better="lower",
+                    paper=Paper(value=error, test_rows=test_rows),
+                    trials=trials,
+                    wanted=wanted,
+                )
+            )
+    return tuple(found)
+
+
+def group() -> Group:
+    return Group(
+        title="Vincent et al. 2010, table 3: three layers, fine-tuned",
+        text=(
+            "Test error of three sigmoid layers of 1,000 units (the paper chose among 1,000, 2,000 and 3,000), "
+            "each pretrained with tied weights and cross-entropy on the clean output of the layer below. `basic`, "
+            "`rot` and `bg-rand` are not the published files: they are drawn again from MNIST by their "
+            "definition, 10,000 rows to train on, 2,000 to choose by, 50,000 to judge by, so that the papers' "
+            "figures are of other draws. `rot` is turned by a uniform angle; `bg-rand` has at every pixel the "
+            "larger of the digit and uniform noise. The SVM's C and gamma are chosen on the validation rows. By "
+            "the paper's protocol fine-tuning is plain stochastic gradient descent, ended by the validation "
+            "error; ours adds momentum, a cosine schedule, dropout, and pictures moved by a pixel and turned by "
+            "up to 10 degrees (augmentation, which the paper did not use; not turned for `bg-rand`, by any angle "
+            "for `rot`, where the result is another row of the same kind). Pretraining takes Adam, few epochs, "
+            "and biases that begin at the mean of the data in both."
+        ),
+        unit="test error, %",
+        rows=rows(),
+    )
