@@ -211,7 +211,10 @@ class _Loop(_server._Server):  # type: ignore[misc]
             self._state.due.remove(_WAKE)
             self._woken = False
         while self._posted:
-            self._posted.popleft()()
+            try:
+                self._posted.popleft()()
+            except Exception:  # the others must not wait for the next that is posted
+                log.exception("this is a bug: what was posted failed")
 
     def _run(self) -> None:
         state, poll, methods, work = self._state, self._state.completion_queue.poll, self._methods, self._work
@@ -317,12 +320,13 @@ class _Rpc:
         raise NotImplementedError
 
     def _retire(self) -> None:
-        if self._pending or not self._answered:
+        states = self._loop._state.rpc_states
+        if self._pending or not self._answered or self not in states:
             return
+        with self._loop._state.lock:
+            states.discard(self)
         if self._admitted:
             self._loop.admission.leave()
-        with self._loop._state.lock:
-            self._loop._state.rpc_states.discard(self)
 
 
 def _status(status: Any) -> Any:

@@ -541,6 +541,51 @@ def test_clients_that_are_gone_leave_nothing_behind() -> None:
     subject.close()
 
 
+def test_a_call_whose_operations_are_not_taken_leaves_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when grpcio ends a call under the hands of the loop: no event comes, and nothing may be counted twice."""
+    subject = Harness("completion-queue")
+    assert isinstance(subject.transport, CompletionQueueTransport)
+    loop, admission = subject.transport.work, subject.transport._admission
+    start = completion_queue._Rpc._start
+
+    def refuse_the_end(self: Any, operations: Any, tag: Any) -> bool:
+        return tag.__name__ not in ("_on_sent", "_on_ended", "_on_close", "_on_metadata") and start(self, operations, tag)
+
+    def wrong(request: Int64Value, call: Call) -> None:
+        raise NotFound("NO_SUCH_THING", "nothing here")
+
+    monkeypatch.setattr(completion_queue._Rpc, "_start", refuse_the_end)
+    subject.on_call = wrong
+    unary = subject.square.future(Int64Value(value=1), timeout=0.5)
+    stream = subject.squares(iter([Int64Value(value=2)]), timeout=0.5)
+    with pytest.raises(grpc.RpcError):
+        list(stream)
+    assert unary.code() is not None
+    until = time.monotonic() + WAIT_S
+    while loop._state.rpc_states and time.monotonic() < until:
+        threading.Event().wait(0.05)
+    assert not loop._state.rpc_states
+    assert admission.inside == 0
+    monkeypatch.undo()
+    subject.on_call = answer_now
+    assert subject.square(Int64Value(value=3), timeout=WAIT_S).value == 9
+    subject.calls.clear()
+    subject.close()
+
+
+def test_one_posted_action_that_fails_does_not_hold_up_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    subject = Harness("completion-queue")
+    assert isinstance(subject.transport, CompletionQueueTransport)
+    loop = subject.transport.work
+    future = subject.square.future(Int64Value(value=7), timeout=WAIT_S)
+    assert subject.came.acquire(timeout=WAIT_S)
+    loop._posted.append(lambda: 1 // 0)  # type: ignore[arg-type]
+    subject.answer_all()
+    assert future.result().value == 49
+    assert "what was posted failed" in caplog.text
+    subject.close()
+
+
 def test_the_self_test_passes_here_and_an_unknown_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert completion_queue.why_not() is None
     monkeypatch.setattr(grpc, "__version__", "1.99.0")
