@@ -549,7 +549,9 @@ def test_a_call_whose_operations_are_not_taken_leaves_once(monkeypatch: pytest.M
     start = completion_queue._Rpc._start
 
     def refuse_the_end(self: Any, operations: Any, tag: Any) -> bool:
-        return tag.__name__ not in ("_on_sent", "_on_ended", "_on_close", "_on_metadata") and start(self, operations, tag)
+        return tag.__name__ not in ("_on_sent", "_on_ended", "_on_close", "_on_metadata") and start(
+            self, operations, tag
+        )
 
     def wrong(request: Int64Value, call: Call) -> None:
         raise NotFound("NO_SUCH_THING", "nothing here")
