@@ -5,16 +5,15 @@ python -m benchmarks.echo completion-queue|threaded THREADS RESPONSE_BYTES   # p
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from service import grpc_core
 from service.calls import Call, Method
-from service.completion_queue import CompletionQueueTransport
 from service.metrics import Metrics
-from service.threaded import ThreadedTransport
-from service.transport import Limits, Transport
 
 
 class _Bytes:
@@ -25,6 +24,11 @@ class _Bytes:
 
 
 def main(kind: str, threads: int, response_bytes: int) -> None:
+    grpc_core.poll_connections(os.environ)
+    from service.completion_queue import CompletionQueueTransport
+    from service.threaded import ThreadedTransport
+    from service.transport import Limits, Transport
+
     response: Any = _Bytes(bytes(response_bytes))
 
     def answer(request: bytes, call: Call) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-from service import logs, settings
+from service import grpc_core, logs, settings
 from service.cores import worker_count
 from service.signals import Signals
 
@@ -15,6 +15,8 @@ log = logging.getLogger("service")
 
 def main() -> int:
     configuration = settings.read(sys.argv[1:], os.environ)
+    # For the workers too, which inherit it.
+    grpc_core.poll_connections(os.environ)
     human = logs.configure(format=configuration.log_format, level=configuration.log_level)
     workers = worker_count(configuration.workers, configuration.device)
     # Each imports only what it needs: the process that watches over workers has neither grpc nor onnxruntime.

@@ -4,9 +4,9 @@ The thread takes what is ready from the queue: a new call asks for its message, 
 nothing more is ready, the rows that came are a batch; it is run in the same thread, and each answer goes out in one
 operation. Other threads may answer too: they leave the answer for this thread and wake it.
 
-It stands on layers of grpcio that are not public, the same from `OLDEST` up to `BEFORE`; `why_not` tries them. Methods
-given to `add_service` take this path. All others (health, reflection, anything with generated handlers) go untouched
-through grpcio's own code, on a small pool of threads.
+It stands on layers of grpcio that are not public, the same in a range of versions; `why_not` tries them. Methods given
+to `add_service` take this path. All others (health, reflection, anything with generated handlers) go untouched through
+grpcio's own code, on a small pool of threads.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from grpc import _common, _server
 from grpc._cython import cygrpc
 from prometheus_client import CollectorRegistry
 
+from service import grpc_core
 from service.admission import Admission
 from service.calls import Method, perform
 from service.errors import Cancelled, ServiceError, Unavailable, internal_error
@@ -34,9 +35,6 @@ from service.metrics import Metrics
 from service.transport import Limits, Meter, listen, server_options
 
 log = logging.getLogger(__name__)
-
-# The versions of grpcio whose private layers are known to be these.
-OLDEST, BEFORE = (1, 81), (1, 86)
 
 _POLL_S = 0.1
 # A call that lives so long wants to know when its caller goes away; shorter ones do not pay for it.
@@ -98,10 +96,8 @@ class CompletionQueueTransport:
 
 def why_not() -> str | None:
     """Why this transport cannot be used with the grpcio that is installed; None where calls and streams get through."""
-    version = tuple(int(part) for part in grpc.__version__.split(".")[:2])
-    if not OLDEST <= version < BEFORE:
-        known = f"{OLDEST[0]}.{OLDEST[1]} up to, without, {BEFORE[0]}.{BEFORE[1]}"
-        return f"grpcio {grpc.__version__} is not one whose private layers are known ({known})"
+    if not grpc_core.is_known():
+        return f"grpcio {grpc.__version__} is not one whose private layers are known ({grpc_core.KNOWN})"
     try:
         _try()
     except Exception as error:  # whatever a changed private layer may raise

@@ -15,7 +15,7 @@ import trustme
 from google.protobuf.wrappers_pb2 import BytesValue, Int64Value
 from prometheus_client import CollectorRegistry
 
-from service import completion_queue
+from service import completion_queue, grpc_core
 from service.calls import Call, Method
 from service.completion_queue import CompletionQueueTransport
 from service.errors import Cancelled, NotFound
@@ -590,8 +590,21 @@ def test_one_posted_action_that_fails_does_not_hold_up_the_others(caplog: pytest
 
 def test_the_self_test_passes_here_and_an_unknown_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert completion_queue.why_not() is None
-    monkeypatch.setattr(grpc, "__version__", "1.99.0")
-    assert "grpcio 1.99.0 is not one whose private layers are known" in (completion_queue.why_not() or "")
+    monkeypatch.setattr(grpc_core, "version", lambda name: "1.99.0")
+    assert "is not one whose private layers are known" in (completion_queue.why_not() or "")
+
+
+def test_grpc_is_told_to_poll_only_where_it_is_known_and_was_told_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment: dict[str, str] = {}
+    grpc_core.poll_connections(environment)
+    assert environment == {"GRPC_EXPERIMENTS": "-event_engine_listener"}
+    told = {"GRPC_EXPERIMENTS": "ph2_server"}
+    grpc_core.poll_connections(told)
+    assert told == {"GRPC_EXPERIMENTS": "ph2_server"}
+    monkeypatch.setattr(grpc_core, "version", lambda name: "1.99.0")
+    environment.clear()
+    grpc_core.poll_connections(environment)
+    assert not environment
 
 
 def test_a_broken_private_layer_is_found_by_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
