@@ -42,7 +42,8 @@ MAX_PACKAGE_BYTES = 2 << 30
 MAX_GOLDEN_BYTES = 64 << 20
 MAX_ELEMENTS_A_ROW = 1 << 24
 
-# How far onnxruntime may be from the golden outputs, whichever provider runs the graphs (TF32 is not used).
+# How far onnxruntime may be from the golden outputs, whichever provider runs the graphs (TF32 is not used). Packages in
+# less than float32 say in the manifest by how much they are off.
 GOLDEN_ATOL = 1e-4
 GOLDEN_RTOL = 1e-3
 
@@ -134,6 +135,7 @@ def _read(directory: Path, *, name: str, version: str) -> Package:
 def check_golden(package: Package, encode: Callable[[Rows], Rows], decode: Callable[[Rows], Rows]) -> None:
     """Run the golden rows and compare. Raises PackageError where an output is not what PyTorch gave."""
     golden = package.golden
+    tolerance = max(GOLDEN_ATOL, package.manifest.parity.golden_absolute_tolerance)
     latents = encode(golden.rows)
     for file, got, expected in (
         (ENCODER, latents, golden.latents),
@@ -141,11 +143,11 @@ def check_golden(package: Package, encode: Callable[[Rows], Rows], decode: Calla
     ):
         if got.shape != expected.shape:
             raise PackageError(file, f"golden rows gave shape {list(got.shape)}, not {list(expected.shape)}")
-        if not np.allclose(got, expected, atol=GOLDEN_ATOL, rtol=GOLDEN_RTOL):
+        if not np.allclose(got, expected, atol=tolerance, rtol=GOLDEN_RTOL):
             difference = float(np.max(np.abs(got - expected)))
             raise PackageError(
                 file,
-                f"golden rows differ from {GOLDEN} by {difference:.3g} (tolerance {GOLDEN_ATOL:g} + {GOLDEN_RTOL:g}·x)",
+                f"golden rows differ from {GOLDEN} by {difference:.3g} (tolerance {tolerance:g} + {GOLDEN_RTOL:g}·x)",
             )
 
 
@@ -245,6 +247,16 @@ def _check_manifest(manifest: model_pb2.Model) -> None:
     rule(
         len(quantiles) >= 2 and bool(np.isfinite(quantiles).all()) and bool((np.diff(quantiles) >= 0).all()),
         "reconstructionErrorQuantiles: at least two finite numbers that never fall",
+    )
+    rule(
+        manifest.precision in model_pb2.Precision.values(), f"precision: must be a known one; got {manifest.precision}"
+    )
+    tolerance = manifest.parity.golden_absolute_tolerance
+    lower = manifest.precision in (model_pb2.PRECISION_FLOAT16, model_pb2.PRECISION_INT8)
+    rule(
+        (math.isfinite(tolerance) and tolerance > 0) if lower else tolerance == 0,
+        "parity.goldenAbsoluteTolerance: must be given, finite and above 0, exactly where precision is below FLOAT32; "
+        f"got {tolerance}",
     )
     names = [file.name for file in manifest.files]
     rule(len(set(names)) == len(names), "files: a name is listed twice")

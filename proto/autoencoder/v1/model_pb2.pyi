@@ -33,6 +33,13 @@ class Operation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OPERATION_RECONSTRUCT: _ClassVar[Operation]
     OPERATION_DENOISE: _ClassVar[Operation]
     OPERATION_INTERPOLATE: _ClassVar[Operation]
+
+class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRECISION_UNSPECIFIED: _ClassVar[Precision]
+    PRECISION_FLOAT32: _ClassVar[Precision]
+    PRECISION_FLOAT16: _ClassVar[Precision]
+    PRECISION_INT8: _ClassVar[Precision]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_FLOAT16: DataType
@@ -47,6 +54,10 @@ OPERATION_DECODE: Operation
 OPERATION_RECONSTRUCT: Operation
 OPERATION_DENOISE: Operation
 OPERATION_INTERPOLATE: Operation
+PRECISION_UNSPECIFIED: Precision
+PRECISION_FLOAT32: Precision
+PRECISION_FLOAT16: Precision
+PRECISION_INT8: Precision
 
 class TensorSpec(_message.Message):
     __slots__ = ("dtype", "row_shape", "minimum", "maximum", "kind")
@@ -103,16 +114,18 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class Parity(_message.Message):
-    __slots__ = ("max_absolute_difference", "absolute_tolerance", "relative_tolerance", "batch_rows")
+    __slots__ = ("max_absolute_difference", "absolute_tolerance", "relative_tolerance", "batch_rows", "golden_absolute_tolerance")
     MAX_ABSOLUTE_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     ABSOLUTE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     RELATIVE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    GOLDEN_ABSOLUTE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     max_absolute_difference: float
     absolute_tolerance: float
     relative_tolerance: float
     batch_rows: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, max_absolute_difference: _Optional[float] = ..., absolute_tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ..., batch_rows: _Optional[_Iterable[int]] = ...) -> None: ...
+    golden_absolute_tolerance: float
+    def __init__(self, max_absolute_difference: _Optional[float] = ..., absolute_tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ..., batch_rows: _Optional[_Iterable[int]] = ..., golden_absolute_tolerance: _Optional[float] = ...) -> None: ...
 
 class Runtime(_message.Message):
     __slots__ = ("provider", "max_batch_rows", "ready_time", "load_seconds")
@@ -127,7 +140,7 @@ class Runtime(_message.Message):
     def __init__(self, provider: _Optional[str] = ..., max_batch_rows: _Optional[int] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., load_seconds: _Optional[float] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "variant", "description", "recipe", "input", "latent", "output", "operations", "corruption", "files", "dataset", "metrics", "reconstruction_error_quantiles", "parity", "library_versions", "git_commit", "create_time", "runtime")
+    __slots__ = ("name", "version", "variant", "description", "recipe", "input", "latent", "output", "operations", "corruption", "files", "dataset", "metrics", "reconstruction_error_quantiles", "parity", "library_versions", "git_commit", "create_time", "runtime", "precision")
     class LibraryVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +167,7 @@ class Model(_message.Message):
     GIT_COMMIT_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     variant: str
@@ -173,4 +187,5 @@ class Model(_message.Message):
     git_commit: str
     create_time: _timestamp_pb2.Timestamp
     runtime: Runtime
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., variant: _Optional[str] = ..., description: _Optional[str] = ..., recipe: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., latent: _Optional[_Union[TensorSpec, _Mapping]] = ..., output: _Optional[_Union[TensorSpec, _Mapping]] = ..., operations: _Optional[_Iterable[_Union[Operation, str]]] = ..., corruption: _Optional[_Union[Corruption, _Mapping]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., reconstruction_error_quantiles: _Optional[_Iterable[float]] = ..., parity: _Optional[_Union[Parity, _Mapping]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., git_commit: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ...) -> None: ...
+    precision: Precision
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., variant: _Optional[str] = ..., description: _Optional[str] = ..., recipe: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., latent: _Optional[_Union[TensorSpec, _Mapping]] = ..., output: _Optional[_Union[TensorSpec, _Mapping]] = ..., operations: _Optional[_Iterable[_Union[Operation, str]]] = ..., corruption: _Optional[_Union[Corruption, _Mapping]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., reconstruction_error_quantiles: _Optional[_Iterable[float]] = ..., parity: _Optional[_Union[Parity, _Mapping]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., git_commit: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...

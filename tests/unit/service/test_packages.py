@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from autoencoder.v1 import model_pb2
 from service import packages
 from service.errors import PackageError
 from service.graphs import check_graph
@@ -137,6 +138,13 @@ def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: p
         (lambda m: m.update(reconstructionErrorQuantiles=[1.0]), "at least two finite numbers"),
         (lambda m: m.update(reconstructionErrorQuantiles=[1.0, 0.5]), "never fall"),
         (lambda m: m.update(reconstructionErrorQuantiles=[1.0, "Infinity"]), "at least two finite numbers"),
+        (lambda m: m.update(precision=9), "precision: must be a known one; got 9"),
+        (lambda m: m.update(precision="PRECISION_INT8"), "parity.goldenAbsoluteTolerance: must be given"),
+        (lambda m: m.update(parity={"goldenAbsoluteTolerance": 0.5}), "exactly where precision is below FLOAT32"),
+        (
+            lambda m: m.update(precision="PRECISION_FLOAT16", parity={"goldenAbsoluteTolerance": "Infinity"}),
+            "finite and above 0",
+        ),
         (lambda m: m["files"].pop(0), "files: must list decoder.onnx"),
         (lambda m: m["files"].append(m["files"][0]), "files: a name is listed twice"),
         (lambda m: m["files"][1].update(name="../encoder.onnx"), "files: a plain name inside the package"),
@@ -415,3 +423,13 @@ def test_novelty_is_the_share_of_smaller_errors() -> None:
     quantiles = np.array([0.0, 1.0, 4.0], np.float32)
     found = packages.novelty(np.array([-1.0, 0.0, 0.5, 1.0, 2.5, 4.0, 99.0], np.float32), quantiles)
     np.testing.assert_allclose(found, [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+def test_a_package_in_8_bits_may_be_as_far_off_as_it_says(tmp_path: Path) -> None:
+    manifest = tiny.manifest()
+    manifest.precision = model_pb2.PRECISION_INT8
+    manifest.parity.golden_absolute_tolerance = 0.05
+    package = packages.read(packages.write(tmp_path, manifest, tiny.files()))
+    packages.check_golden(package, lambda rows: tiny.encode(rows) + np.float32(0.04), tiny.decode)
+    with pytest.raises(PackageError, match=r"encoder\.onnx: golden rows differ .* by 0\.1 \(tolerance 0\.05"):
+        packages.check_golden(package, lambda rows: tiny.encode(rows) + np.float32(0.1), tiny.decode)
