@@ -21,6 +21,7 @@ Rows can be taken one by one, so deficit round robin (Shreedhar and Varghese 199
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -31,9 +32,8 @@ from service.errors import Overloaded, TooLarge, Unavailable
 # A batch that waits for the session beside the one that runs.
 MAX_OUTSTANDING_BATCHES = 2
 
-# The shortest of the recent runs is what a deadline must leave room for. Runs older than this are forgotten, so that
-# one slow run cannot refuse requests for ever.
-_RECENT_RUNS = 16
+# The shortest run is what a deadline must leave room for. One older than this is forgotten, so that one slow run cannot
+# refuse requests for ever.
 _RECENT_S = 10.0
 
 _RETRY_AFTER_S = 0.1
@@ -104,7 +104,8 @@ class Batcher(Generic[R]):
         self._queues: dict[str, _Queue[R]] = {}
         self._outstanding: set[Batch[R]] = set()
         self._expired: list[R] = []
-        self._run_times: dict[str, deque[tuple[float, float]]] = {}
+        # By operation: when the shortest run ended, and how long it took.
+        self._shortest_run: dict[str, tuple[float, float]] = {}
         self._refusing = False
 
     @property
@@ -161,7 +162,9 @@ class Batcher(Generic[R]):
     def complete(self, batch: Batch[R], *, now: float, run_s: float) -> list[R]:
         """A batch was run in `run_s` seconds. Returns the requests that have all their rows now."""
         self._outstanding.remove(batch)
-        self._run_times.setdefault(batch.operation, deque(maxlen=_RECENT_RUNS)).append((now, run_s))
+        shortest = self._expected_run_s(batch.operation, now)
+        if not shortest or run_s <= shortest:
+            self._shortest_run[batch.operation] = now, run_s
         whole = []
         for request, start, stop in batch.slices:
             request.finished_rows += stop - start
@@ -231,8 +234,8 @@ class Batcher(Generic[R]):
         return slices
 
     def _expected_run_s(self, operation: str, now: float) -> float:
-        recent = self._run_times.get(operation, ())
-        return min((run_s for when, run_s in recent if now - when <= _RECENT_S), default=0.0)
+        when, run_s = self._shortest_run.get(operation, (-math.inf, 0.0))
+        return run_s if now - when <= _RECENT_S else 0.0
 
     def _drop(self, request: R) -> None:
         """Mark as answered and take the rows that still wait out of the queue."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -29,6 +29,7 @@ from service.tensors import Array, Rows, copy_rows
 log = logging.getLogger(__name__)
 
 THREADS = 2
+_AT_ONCE = nullcontext()
 
 Outputs = tuple[Rows, ...]
 
@@ -95,7 +96,8 @@ class Dispatcher:
         self._clock = clock
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._session = _Turns()
+        # One thread needs no order.
+        self._session = _Turns() if work is None else None
         self._stopping = False
         phases = metrics.phase_duration
         self._phases = {
@@ -219,12 +221,12 @@ class Dispatcher:
             rows = self._assemble(batch, buffers)
             self._phases[operation, "assemble"].observe(self._clock() - began)
         except Exception:
-            with self._session.turn(batch.number):
+            with self._turn(batch):
                 pass  # the next batch waits for it
             self._fail(batch, internal_error(f"a batch of {operation} could not be put together"))
             return
         try:
-            with self._session.turn(batch.number):
+            with self._turn(batch):
                 began = self._clock()
                 outputs = self._programs[operation].run(rows, batch.row_count) if batch.wanted else None
                 now = self._clock()
@@ -241,6 +243,9 @@ class Dispatcher:
         if len(rows) > batch.row_count:
             self._padding_rows.inc(len(rows) - batch.row_count)
         self._respond(batch, outputs, now=now, run_s=now - began)
+
+    def _turn(self, batch: Batch[Job]) -> AbstractContextManager[None]:
+        return _AT_ONCE if self._session is None else self._session.turn(batch.number)
 
     def _assemble(self, batch: Batch[Job], buffers: dict[str, Rows]) -> Rows:
         row_count = self._padded_rows(batch.row_count)

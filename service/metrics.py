@@ -43,8 +43,8 @@ class Metrics:
             PHASE_BUCKETS_S,
             registry,
         )
-        self.batch_rows = Histogram(
-            "autoencoder_batch_rows", "Rows a batch, without padding", ["model"], buckets=ROW_BUCKETS, registry=registry
+        self.batch_rows = BulkHistogram(
+            "autoencoder_batch_rows", "Rows a batch, without padding", ("model",), ROW_BUCKETS, registry
         )
         self.batch_padding_rows = Counter(
             "autoencoder_batch_padding_rows",
@@ -125,7 +125,7 @@ class BulkHistogram(Collector):
         self._name = name
         self._documentation = documentation
         self._labels = labels
-        self._bounds = np.asarray(buckets)
+        self._bounds = np.asarray(buckets, np.float64)
         self._lock = threading.Lock()
         self._series: dict[tuple[str, ...], Series] = {}
         registry.register(self)
