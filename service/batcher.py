@@ -21,7 +21,6 @@ Rows can be taken one by one, so deficit round robin (Shreedhar and Varghese 199
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -234,8 +233,8 @@ class Batcher(Generic[R]):
         return slices
 
     def _expected_run_s(self, operation: str, now: float) -> float:
-        when, run_s = self._shortest_run.get(operation, (-math.inf, 0.0))
-        return run_s if now - when <= _RECENT_S else 0.0
+        shortest = self._shortest_run.get(operation)
+        return shortest[1] if shortest and now - shortest[0] <= _RECENT_S else 0.0
 
     def _drop(self, request: R) -> None:
         """Mark as answered and take the rows that still wait out of the queue."""
