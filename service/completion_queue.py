@@ -41,6 +41,8 @@ _POLL_S = 0.1
 _LONG_CALL_S = 0.25
 # Scheduled work is done after so many events even if there are more.
 _MAX_EVENTS = 512
+# One poll reads from one connection at most, and what it finds there need not be a request; others may have some.
+_EMPTY_POLLS = 2
 _FAREWELL_S = 1.0
 _SELF_TEST_S = 10.0
 _SLOW_LANE_THREADS = 16
@@ -215,7 +217,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
     def _run(self) -> None:
         state, poll, methods, work = self._state, self._state.completion_queue.poll, self._methods, self._work
         self._ident = threading.get_ident()
-        events = 0
+        events = empty_polls = 0
         watch_at = 0.0
         going_on = True
         while going_on:
@@ -229,9 +231,10 @@ class _Loop(_server._Server):  # type: ignore[misc]
                 elif tag is not None:
                     going_on = _server._process_event_and_continue(state, event)
                 events += 1
+                empty_polls = empty_polls + 1 if tag is None else 0
                 # Nothing is ready: this is the batch.
-                if work and (tag is None or events >= _MAX_EVENTS):
-                    events = 0
+                if work and (empty_polls >= _EMPTY_POLLS or events >= _MAX_EVENTS):
+                    events = empty_polls = 0
                     step = work.popleft()
                     if step():
                         work.append(step)
