@@ -1,12 +1,12 @@
-"""Builds the real Dockerfile where there is no container engine, runs the image as a cluster would, and calls it from outside.
+"""Builds the real Dockerfile without a container engine, runs the image as a cluster would, and calls it from outside.
 
 python deploy/image_test.py [--device cpu|gpu]        # or: make image-test ARGS="--device gpu"
 
-For machines without docker and without a registry. buildah builds (no daemon, no namespaces: --isolation chroot) on a base
-that debootstrap makes and that is committed under the name in FROM; podman runs it with runc: read-only root and no /tmp,
-all capabilities dropped, no new privileges, not root. The base is Debian's own Python of the same version as the official
-image's, so that the size printed is close to the real one's, not equal to it. Needs root, and
-apt-get install buildah podman runc debootstrap. Everything that it makes is under build/image/, the image's base is kept there.
+For machines without docker and without a registry. buildah builds (no daemon, no namespaces: --isolation chroot) on a
+base that debootstrap makes and that is committed under the name in FROM; podman runs it with runc: read-only root and
+no /tmp, all capabilities dropped, no new privileges, not root. The base is Debian's own Python of the same version as
+the official image's, so that the size printed is near the real one's, not equal to it. Needs root, and
+apt-get install buildah podman runc debootstrap. All that it makes lies under build/image/; the base is kept there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ READY_S = 120.0
 CA = "/run/secrets/ca.pem"
 # Where packages come from: what of the machine's pip configuration the build needs too. Never part of the image.
 INDEX_OPTIONS = ("index-url", "extra-index-url", "trusted-host")
-# Of a machine with fewer rights than an engine expects: it may neither raise limits nor ask systemd to time health checks.
+# For machines with fewer rights than an engine expects: no raising of limits, no systemd that times health checks.
 SANDBOX = ["--ulimit=nofile=4096:4096", "--ulimit=nproc=4096:4096", "--health-interval=disable"]
 
 
@@ -153,7 +153,7 @@ def container(image: str) -> Iterator[float]:
         code = int(run("podman", "inspect", "--format", "{{.State.ExitCode}}", CONTAINER))
         last = run("podman", "logs", CONTAINER, stderr=subprocess.STDOUT)
         assert code == 0, f"exit code {code} after SIGTERM; the log: {last}"
-        # Every line is JSON: onnxruntime's telemetry, for one, would say here that it found no place for its identifier.
+        # Every line is JSON. onnxruntime's telemetry, for one, would say that it found no place for its identifier.
         events = [json.loads(line)["event"] for line in last.splitlines()]
         assert events[-1] == "stopped", f"it did not stop in order: {last}"
         assert took_s > 1, "the lame-duck delay was not kept: the signal did not reach the service"
@@ -167,7 +167,8 @@ def container(image: str) -> Iterator[float]:
 
 def wait_until_serving(channel: grpc.Channel) -> None:
     grpc.channel_ready_future(channel).result(READY_S)
-    for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=READY_S):
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    for answer in health.Watch(health_pb2.HealthCheckRequest(), timeout=READY_S):
         if answer.status == health_pb2.HealthCheckResponse.SERVING:
             return
     raise AssertionError("the health service ended its answers")
@@ -198,7 +199,8 @@ def call_everything(channel: grpc.Channel) -> set[str]:
     close(np.frombuffer(answer.encode.latents.data, "<f4").reshape(latents.shape), latents)
     described = autoencoder_pb2.DESCRIPTOR.services_by_name["AutoencoderService"]
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    (listed,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=READY_S)
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    (listed,) = reflection.ServerReflectionInfo(asked, timeout=READY_S)
     assert described.full_name in {service.name for service in listed.list_services_response.service}
     called = {"ListModels", "GetModel", "Encode", "Decode", "Reconstruct", "Denoise", "Interpolate", "Stream"}
     assert called == set(described.methods_by_name), "an RPC of the contract is not called here"
@@ -227,10 +229,12 @@ print(*(name for name in ('torch', 'training', 'hourglass') if __import__('impor
 """
     answers = run("podman", "exec", CONTAINER, "python", "-c", program).splitlines()
     for what, found in zip(
-        ("compilers", "caches", "folders that can be written", "pip", "what serving does not need"), answers, strict=True
+        ("compilers", "caches", "folders that can be written", "pip", "what serving does not need"),
+        answers,
+        strict=True,
     ):
         assert not found, f"in the image there are {what}: {found}"
-    print("inside    no capabilities, uid 65532, nothing can be written, no compiler, cache or pip; the health check passes")
+    print("inside    no capabilities, uid 65532, nothing writable, no compiler, cache or pip; the health check passes")
 
 
 def size_mb(image: str) -> float:

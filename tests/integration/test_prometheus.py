@@ -76,7 +76,9 @@ def load(server: ServerProcess) -> Iterator[None]:
                 client.reconstruct("tiny", rows)
                 client.denoise("tiny", rows)
                 client.interpolate("tiny", rows[:1], rows[1:2], steps=3)
-                list(stub.Stream(iter([pb.StreamRequest(id=1, encode=pb.EncodeRequest(model=TINY, rows=tensor(rows)))])))
+                list(
+                    stub.Stream(iter([pb.StreamRequest(id=1, encode=pb.EncodeRequest(model=TINY, rows=tensor(rows)))]))
+                )
                 with suppress(HourglassError), Client(server.address, max_message_rows=2 * QUEUE_ROWS) as whole:
                     whole.encode("tiny", tiny.rows(2 * QUEUE_ROWS))
                 enough.wait(0.02)
@@ -97,7 +99,9 @@ def test_the_rules_and_the_dashboard_ask_for_metrics_that_a_server_exports(serve
     recorded = {rule["record"] for rule in rules("recording.yml")}
     by_pattern = re.compile(r'__name__=~"([^"]+)"')
     patterns = {pattern for text in expressions for pattern in by_pattern.findall(text)}
-    wanted = {name for text in expressions for name in re.findall(r"[a-z_:]*autoencoder_[\w:]+", by_pattern.sub("", text))}
+    wanted = {
+        name for text in expressions for name in re.findall(r"[a-z_:]*autoencoder_[\w:]+", by_pattern.sub("", text))
+    }
     assert len(wanted) > 20
     assert patterns
     until = time.monotonic() + WAIT_S
@@ -137,7 +141,9 @@ class Prometheus:
 
     def get(self, path: str, **query: str) -> Any:
         """The data of an answer of its API. Raises OSError while it starts."""
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=10) as response:
+        with urllib.request.urlopen(
+            f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=10
+        ) as response:
             return json.loads(response.read())["data"]
 
     def wait_for_data(self, expression: str) -> list[Any]:
@@ -145,7 +151,9 @@ class Prometheus:
         until = time.monotonic() + WAIT_S
         while True:
             with suppress(ConnectionError, urllib.error.URLError):
-                found = [sample for sample in self.get("query", query=expression)["result"] if sample["value"][1] != "NaN"]
+                found = [
+                    sample for sample in self.get("query", query=expression)["result"] if sample["value"][1] != "NaN"
+                ]
                 if found:
                     return found
             assert self.process.poll() is None, self.log.read_text()

@@ -28,7 +28,12 @@ ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
 
 def promtool(*arguments: str) -> str:
     done = subprocess.run(
-        ["promtool", *arguments], cwd=PROMETHEUS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+        ["promtool", *arguments],
+        cwd=PROMETHEUS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
