@@ -17,7 +17,9 @@ RUN --mount=type=secret,id=pip-config,target=/etc/pip.conf \
     pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 COPY service /app/service
 COPY proto /app/proto
-RUN python -m compileall -q --invalidation-mode unchecked-hash /app
+COPY models /models
+# Readable for every user, whatever the umask of the checkout.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /app && chmod -R a+rX /app /models
 
 FROM python:3.11-slim-bookworm
 ARG DEVICE=cpu
@@ -38,7 +40,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 # A folder mounted at /models takes the place of these.
-COPY models /models
+COPY --from=build /models /models
 WORKDIR /app
 # A number, so that Kubernetes can see that it is not root. Nothing in the image belongs to it.
 USER 65532:65532

@@ -26,7 +26,7 @@ def test_the_image_ends_by_a_signal_that_the_service_takes_and_tells_its_ports()
     assert instructions["STOPSIGNAL"] == ["SIGTERM"]
     assert instructions["EXPOSE"] == [f"{settings.port} {settings.http_port}"]
     assert settings.host == "0.0.0.0"
-    assert f"models {settings.models}" in instructions["COPY"]
+    assert f"--from=build {settings.models} /models" in instructions["COPY"]
 
 
 def test_the_build_context_has_what_is_copied_and_no_more() -> None:
