@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def test_the_image_ends_by_a_signal_that_the_service_takes_and_tells_its_ports()
     assert instructions["EXPOSE"] == [f"{settings.port} {settings.http_port}"]
     assert settings.host == "0.0.0.0"
     assert f"--from=build {settings.models} /models" in instructions["COPY"]
+
+
+def test_all_name_the_version_of_the_project() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    assert f"VERSION={version}" in image_instructions()["ARG"]
+    assert compose["services"]["hourglass"]["image"] == f"hourglass:{version}"
+    for folder in ("base", "gpu"):
+        kustomization = yaml.safe_load((ROOT / "deploy" / "kubernetes" / folder / "kustomization.yaml").read_text())
+        (image,) = kustomization["images"]
+        assert image == {"name": "hourglass", "newTag": version + ("-gpu" if folder == "gpu" else "")}
 
 
 def test_the_build_context_has_what_is_copied_and_no_more() -> None:
