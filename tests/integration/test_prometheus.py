@@ -189,4 +189,7 @@ def test_refused_calls_raise_the_alert(prometheus: Prometheus) -> None:
     assert 0.01 < float(found["value"][1]) < 0.5
     prometheus.wait_for_data('ALERTS{alertname="HourglassRefusing", alertstate="pending"}')
     states = {alert["labels"]["alertname"]: alert["state"] for alert in prometheus.get("alerts")["alerts"]}
-    assert states == {"HourglassRefusing": "pending"}, "a healthy service raises no other alert"
+    assert states["HourglassRefusing"] == "pending"
+    # A refusal is no fault. What depends on how fast this machine is, or on what random weights make of rows, may be.
+    faults = ("Absent", "Down", "ErrorsFast", "ErrorsSlow", "Late", "ModelRefused", "WorkersDie", "SlowTransport")
+    assert not states.keys() & {f"Hourglass{name}" for name in faults}
