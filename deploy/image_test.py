@@ -153,8 +153,10 @@ def container(image: str) -> Iterator[float]:
         code = int(run("podman", "inspect", "--format", "{{.State.ExitCode}}", CONTAINER))
         last = run("podman", "logs", CONTAINER, stderr=subprocess.STDOUT)
         assert code == 0, f"exit code {code} after SIGTERM; the log: {last}"
-        # Every line is JSON. onnxruntime's telemetry, for one, would say that it found no place for its identifier.
-        events = [json.loads(line)["event"] for line in last.splitlines()]
+        # onnxruntime's telemetry would say that it found no place for its identifier.
+        assert "telemetry" not in last, last
+        # Beside our lines there may be onnxruntime's own, where the GPU's build finds no driver.
+        events = [json.loads(line)["event"] for line in last.splitlines() if line.startswith("{")]
         assert events[-1] == "stopped", f"it did not stop in order: {last}"
         assert took_s > 1, "the lame-duck delay was not kept: the signal did not reach the service"
         print(f"stopped   by SIGTERM in {took_s:.2f} s, 1 s of it as a lame duck; exit code {code}")
