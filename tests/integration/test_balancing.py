@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,11 +123,9 @@ def test_calls_spread_evenly_and_none_fails_while_a_server_is_replaced(
     way: str, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # gRPC asks a name again no sooner than after 30 s; here a new server shall not wait so long for its share.
-    options = Endpoint.options.fget
-    assert options is not None
-    monkeypatch.setattr(
-        Endpoint, "options", property(lambda self: [*options(self), ("grpc.dns_min_time_between_resolutions_ms", 100)])
-    )
+    options: Any = vars(Endpoint)["options"]
+    sooner = ("grpc.dns_min_time_between_resolutions_ms", 100)
+    monkeypatch.setattr(Endpoint, "options", property(lambda self: [*options.fget(self), sooner]))
     port = free_port()
     with ExitStack() as stack:
 
