@@ -9,12 +9,17 @@ RUNTIME := $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo gpu || echo cp
 # The oldest grpcio of the range that service/completion_queue.py states, in an environment of its own.
 OLDEST := .venv-oldest
 OLDEST_GRPCIO := 1.81.1
-PYTHON_FILES := service training client/hourglass benchmarks examples tests
+PYTHON_FILES := service training client/hourglass benchmarks deploy examples tests
 PROTO := $(wildcard proto/autoencoder/v1/*.proto)
+# Whatever builds containers here: docker only where its daemon answers.
+ENGINE ?= $(shell { docker info >/dev/null 2>&1 && echo docker; } || command -v podman || command -v buildah)
+DEVICE ?= cpu
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE = hourglass:$(VERSION)$(if $(filter gpu,$(DEVICE)),-gpu)
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-oldest check format proto train zoo bench reproduce gpu-test clean
+.PHONY: help run demo test test-oldest check format proto train zoo bench reproduce gpu-test image image-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +38,14 @@ test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest 
 
 gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
 	$(BIN)/pytest tests/gpu $(ARGS)
+
+image: ## build the container image with docker, podman or buildah (DEVICE=gpu for NVIDIA GPUs, ENGINE=... to choose)
+	@test -n "$(ENGINE)" || { echo "needs docker (with its daemon), podman or buildah; none is here"; exit 1; }
+	$(ENGINE) build $(if $(findstring docker,$(ENGINE)),,--format docker) --tag $(IMAGE) --build-arg DEVICE=$(DEVICE) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(ARGS) .
+
+image-test: $(VENV)/develop ## build and run the image without an engine (root, buildah podman runc debootstrap; ARGS="--device gpu")
+	$(BIN)/python deploy/image_test.py $(ARGS)
 
 check: $(VENV)/develop ## what CI checks beside the tests: format, lint, types, stubs
 	$(BIN)/ruff format --check $(PYTHON_FILES)

@@ -14,6 +14,8 @@ log = logging.getLogger("service")
 
 
 def main() -> int:
+    # onnxruntime's builds for Linux report to their vendor unless told not to, before they are loaded.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     configuration = settings.read(sys.argv[1:], os.environ)
     # For the workers too, which inherit it.
     grpc_core.poll_connections(os.environ)

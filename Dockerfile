@@ -1,0 +1,51 @@
+# The service and its models: docker build -t hourglass . (or make image); with DEVICE=gpu for NVIDIA GPUs.
+# The GPU build brings CUDA and cuDNN as Python packages: all it needs of its host is the driver.
+
+FROM python:3.11-slim-bookworm AS build
+ARG DEVICE=cpu
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+# What pyproject.toml says the service needs, and no more: the service itself runs from its sources.
+RUN case "$DEVICE" in cpu|gpu) ;; *) echo "DEVICE: must be cpu or gpu; got $DEVICE" >&2; exit 1 ;; esac && \
+    python -c "import sys, tomllib; \
+project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+needs = project['dependencies'] + project['optional-dependencies'][sys.argv[1]]; \
+print(*(need for need in needs if not need.startswith('hourglass-client')), sep='\n')" "$DEVICE" > requirements.txt
+# A secret pip-config is a pip.conf of one's own, for another index; nothing of it stays in the image.
+RUN --mount=type=secret,id=pip-config,target=/etc/pip.conf \
+    python -m venv --without-pip /opt/venv && \
+    pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
+COPY service /app/service
+COPY proto /app/proto
+COPY models /models
+# Readable for every user, whatever the umask of the checkout.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /app && chmod -R a+rX /app /models
+
+FROM python:3.11-slim-bookworm
+ARG DEVICE=cpu
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Hourglass" \
+      org.opencontainers.image.description="Serves trained autoencoders over gRPC ($DEVICE)" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION"
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app/proto \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    HOURGLASS_HOST=0.0.0.0 \
+    HOURGLASS_MODELS=/models \
+    HOURGLASS_LOG_FORMAT=json
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+# A folder mounted at /models takes the place of these.
+COPY --from=build /models /models
+WORKDIR /app
+# A number, so that Kubernetes can see that it is not root. Nothing in the image belongs to it.
+USER 65532:65532
+# gRPC; /metrics, /healthz and /readyz
+EXPOSE 50051 9464
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "service.healthcheck"]
+ENTRYPOINT ["python", "-m", "service"]
