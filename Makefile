@@ -71,7 +71,7 @@ clean: ## remove the environment and caches; what was trained (runs/, .data/, mo
 
 define generate
 $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --pyi_out=$(1) $(PROTO) && \
-$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/autoencoder/v1/autoencoder.proto
+$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/autoencoder/v1/autoencoder.proto proto/autoencoder/v1/admin.proto
 endef
 
 $(BIN)/python:

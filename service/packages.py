@@ -27,10 +27,12 @@ import numpy.typing as npt
 from google.protobuf import json_format
 
 from autoencoder.v1 import model_pb2
+from service import plans
 from service.errors import PackageError
 from service.graphs import check_graph
+from service.plans import MANIFEST as MANIFEST
+from service.plans import NAME, VERSION
 
-MANIFEST = "model.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
 GOLDEN = "golden.npz"
@@ -46,8 +48,6 @@ MAX_ELEMENTS_A_ROW = 1 << 24
 GOLDEN_ATOL = 1e-4
 GOLDEN_RTOL = 1e-3
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 Rows = npt.NDArray[np.float32]
@@ -86,23 +86,8 @@ class Package:
 
 
 def find(models: Path) -> list[Path]:
-    """The directories of all packages under `models`, by name and version; what does not look like one is left out.
-
-    Raises PackageError where a directory cannot be read.
-    """
-    if not models.is_dir():
-        raise PackageError(str(models), "is not a directory of model packages")
-    try:
-        found = [
-            version
-            for model in models.iterdir()
-            if _NAME.fullmatch(model.name) and model.is_dir()
-            for version in model.iterdir()
-            if _VERSION.fullmatch(version.name) and version.is_dir()
-        ]
-    except OSError as error:
-        raise PackageError(str(error.filename or models), f"cannot be read: {error.strerror}") from error
-    return sorted(found, key=lambda path: (path.parent.name, int(path.name)))
+    """The directories of all packages under `models`, by name and version. Raises PackageError as `plans.find`."""
+    return [models / name / str(version) for name, versions in plans.find(models).items() for version in versions]
 
 
 def read(directory: Path) -> Package:
@@ -187,7 +172,7 @@ def write(models: Path, manifest: model_pb2.Model, files: Mapping[str, bytes]) -
 def next_version(models: Path, name: str) -> int:
     """One more than the largest version of `name` under `models`, or 1."""
     directory = models / name
-    versions = [int(path.name) for path in directory.glob("*") if _VERSION.fullmatch(path.name)]
+    versions = [int(path.name) for path in directory.glob("*") if VERSION.fullmatch(path.name)]
     return max(versions, default=0) + 1
 
 
@@ -212,10 +197,10 @@ def _check_manifest(manifest: model_pb2.Model) -> None:
             raise PackageError(MANIFEST, text)
 
     rule(
-        bool(_NAME.fullmatch(manifest.name)),
+        bool(NAME.fullmatch(manifest.name)),
         f"name: lower-case letters, digits and hyphens, starting with a letter, at most 63; got {manifest.name!r}",
     )
-    rule(bool(_VERSION.fullmatch(str(manifest.version))), f"version: from 1 to 999999999; got {manifest.version}")
+    rule(bool(VERSION.fullmatch(str(manifest.version))), f"version: from 1 to 999999999; got {manifest.version}")
     for field, spec in (("input", manifest.input), ("latent", manifest.latent), ("output", manifest.output)):
         shape = list(spec.row_shape)
         rule(spec.dtype == model_pb2.DATA_TYPE_FLOAT32, f"{field}.dtype: must be DATA_TYPE_FLOAT32")

@@ -9,20 +9,21 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from service import completion_queue
+from service import completion_queue, replicas
 from service.completion_queue import CompletionQueueTransport
 from service.cores import cpu_limit
-from service.errors import PackageError, StartError
+from service.errors import StartError
 from service.metrics import Metrics
+from service.plans import Plan
 from service.probes import Probes, tcp_listener, unix_listener
-from service.repository import Repository
+from service.repository import Refusals, Repository
 from service.servicer import SERVICE, Servicer
 from service.session import choose_device
 from service.settings import Settings
@@ -49,12 +50,14 @@ class Server:
         metrics = Metrics(CollectorRegistry())
         self._transport = _transport(settings, metrics, share_port=probes_socket is not None)
         self.repository = Repository(
+            models=settings.models,
             device=self.device,
             threads=settings.threads or cpu_limit(),
             max_batch_rows=settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             metrics=metrics,
             work=self._transport.work,
+            on_change=self._tell_health,
         )
         servicer = Servicer(
             self.repository, max_interpolation_points=settings.max_interpolation_points, metrics=metrics
@@ -71,7 +74,8 @@ class Server:
                 if probes_socket is None
                 else unix_listener(probes_socket)
             )
-            self._probes = Probes(listener, metrics.registry, self._ready.is_set)
+            orders = None if probes_socket is None else replicas.commands(self.repository)
+            self._probes = Probes(listener, metrics.registry, self._ready.is_set, orders)
         except OSError as error:
             raise StartError(f"--http-port {settings.http_port} on {settings.host}: {error.strerror}") from error
         try:
@@ -81,17 +85,14 @@ class Server:
             raise StartError(f"--port {settings.port} on {settings.host}: {error}") from error
         self.http_port = self._probes.port
 
-    def start(self, *, stop_loading: Callable[[], bool] = lambda: False) -> list[PackageError]:
-        """Listen, load the models, then serve. Returns why packages were refused. Raises StartError where none is left,
-        unless `stop_loading()` said to stop."""
+    def start(self, plans: Sequence[Plan], *, stop_loading: Callable[[], bool] = lambda: False) -> Refusals:
+        """Listen, load what is planned, then serve. Returns why packages were refused. Raises StartError where none is
+        left, unless `stop_loading()` said to stop."""
         for service in ("", SERVICE):
             self._health.set(service, _NOT_SERVING)
         self._probes.start()
         self._transport.start()
-        try:
-            refused = self.repository.load_all(self._settings.models, stop=stop_loading)
-        except PackageError as error:
-            raise StartError(f"--models: {error}") from error
+        refused = self.repository.load_all(plans, stop=stop_loading)
         if stop_loading():
             return refused
         cards = self.repository.all()
@@ -101,6 +102,10 @@ class Server:
             self._health.set(service, _SERVING)
         self._ready.set()
         return refused
+
+    def _tell_health(self, name: str, served: bool) -> None:
+        if self._ready.is_set():
+            self._health.set(name, _SERVING if served else _NOT_SERVING)
 
     def stop(self, *, wait: Callable[[float], object]) -> None:
         """Drain and close. `wait(seconds)` passes the lame-duck delay and may return early."""

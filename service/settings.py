@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from service.plans import Policy
+
 PREFIX = "HOURGLASS_"
 MAX_WORKERS = 256
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
@@ -20,11 +22,20 @@ def _setting(default: Any, help: str, *, choices: Sequence[str] = (), least: flo
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     models: Path = _setting(Path("models"), "directory of model packages, <name>/<version>/")
+    versions: str = _setting("all", "versions of each model that are served: all, or latest:N for the N largest")
+    watch_s: float = _setting(
+        0.0, "seconds between looks at the directory for new, changed and removed versions; 0 for never", least=0
+    )
     host: str = _setting(
         "127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces (there is no authentication: keep it inside)"
     )
     port: int = _setting(50051, "gRPC port; 0 takes a free one", least=0)
     http_port: int = _setting(9464, "port of /metrics, /healthz and /readyz; 0 takes a free one", least=0)
+    admin_address: str = _setting(
+        "",
+        "where ModelAdminService listens, unix:/path or host:port; a host that is not this machine needs "
+        "--tls-client-ca, or --tls-cert and --tokens; empty for nowhere",
+    )
     device: str = _setting(
         "auto", "where graphs run; auto takes CUDA where it works, else the CPU, and says which", choices=DEVICES
     )
@@ -76,6 +87,10 @@ class Settings:
                 raise ValueError(f"{_flag(setting.name)}: must be at least {least:g}; got {value}")
         if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
             raise ValueError(f"--workers: must be auto or a number from 1 to {MAX_WORKERS}; got {self.workers}")
+        try:
+            self.policy()
+        except ValueError as error:
+            raise ValueError(f"--versions: {error}") from error
         for name in ("port", "http_port"):
             if getattr(self, name) > 65535:
                 raise ValueError(f"{_flag(name)}: must be at most 65535; got {getattr(self, name)}")
@@ -83,6 +98,10 @@ class Settings:
             raise ValueError(
                 f"--max-queue-rows: must be at least --max-batch-rows={self.max_batch_rows}; got {self.max_queue_rows}"
             )
+
+    def policy(self) -> Policy:
+        """Raises ValueError."""
+        return Policy.parse(self.versions)
 
 
 def arguments(settings: Settings) -> list[str]:

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from service import statuses
-from service.calls import Call
+from service.calls import Call, handle
 from service.errors import InvalidArgument, ServiceError, internal_error
 from service.metrics import Metrics
 
@@ -37,7 +37,7 @@ class Stream:
                 raise InvalidArgument(
                     "BAD_TIMEOUT", f"timeout_seconds: must be a number of at least 0; got {request.timeout_seconds}"
                 )
-            self._operations[kind](getattr(request, kind), item)
+            handle(self._operations[kind], getattr(request, kind), item)
         except ServiceError as error:
             item.fail(error)
         except Exception:

@@ -13,7 +13,7 @@ import grpc
 # No server that keeps to gRPC's default of one ping in five minutes takes these for a flood.
 _KEEPALIVE_TIME_MS = 330_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
-_SERVICE = "autoencoder.v1.AutoencoderService"
+_SERVICES = ("autoencoder.v1.AutoencoderService", "autoencoder.v1.ModelAdminService")
 # gRPC's own upper bound; it would lower a larger number without an error.
 MAX_ATTEMPTS = 5
 # With four, all of two processes are reached in seven of eight cases, and most of four.
@@ -87,7 +87,8 @@ class Endpoint:
     def options(self) -> list[tuple[str, Any]]:
         config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
         if self.attempts > 1:
-            config["methodConfig"] = [{"name": [{"service": _SERVICE}], "retryPolicy": _retry_policy(self.attempts)}]
+            names = [{"service": service} for service in _SERVICES]
+            config["methodConfig"] = [{"name": names, "retryPolicy": _retry_policy(self.attempts)}]
         options: list[tuple[str, Any]] = [
             ("grpc.service_config", json.dumps(config)),
             ("grpc.enable_retries", int(self.attempts > 1)),

@@ -26,9 +26,9 @@ SERVICE_MODULES = sorted((ROOT / "service").glob("*.py"))
 
 # module: those of the service that may import it; all others may not.
 ALLOWED = {
-    "grpc": {"transport", "threaded", "completion_queue", "statuses", "server"},
+    "grpc": {"transport", "threaded", "completion_queue", "statuses", "server", "listener"},
     "grpc_health": {"server"},
-    "grpc_reflection": {"server"},
+    "grpc_reflection": {"server", "listener"},
     "onnxruntime": {"session"},
     "torch": set(),
     "training": set(),
@@ -95,6 +95,9 @@ def test_every_error_has_the_status_of_the_contract() -> None:
         "InvalidArgument": "INVALID_ARGUMENT",
         "NotFound": "NOT_FOUND",
         "Unsupported": "FAILED_PRECONDITION",
+        "Conflict": "FAILED_PRECONDITION",
+        "Unauthenticated": "UNAUTHENTICATED",
+        "PermissionDenied": "PERMISSION_DENIED",
         "TooLarge": "RESOURCE_EXHAUSTED",
         "Overloaded": "RESOURCE_EXHAUSTED",
         "Unavailable": "UNAVAILABLE",
@@ -116,9 +119,13 @@ def test_a_status_carries_the_reason_and_when_to_retry() -> None:
     assert retry.retry_delay.ToMilliseconds() == 250
 
 
+# Values of settings that are not free; the others take numbers, or have choices.
+VALUES = {"workers": ("11", "12"), "versions": ("latest:1", "latest:2"), "admin_address": ("unix:/a", "[::1]:0")}
+
+
 def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
     for setting in fields(settings.Settings):
-        choices = setting.metadata["choices"] or (("11", "12") if setting.name == "workers" else ("1100", "1200"))
+        choices = setting.metadata["choices"] or VALUES.get(setting.name, ("1100", "1200"))
         flag, variable = "--" + setting.name.replace("_", "-"), "HOURGLASS_" + setting.name.upper()
         from_flag = settings.read([flag, choices[-1]], {variable: choices[0]})
         from_environment = settings.read([], {variable: choices[-1]})
