@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -110,6 +110,8 @@ class Catalogue:
                 self._models[name].failures[version] = why
             for model in (self._models[name] for name in names):
                 candidates = {*model.plan.versions, *model.plan.spares}
+                left = [version for version in model.plan.versions if version not in model.failures]
+                model.plan = replace(model.plan, versions=tuple(left))
                 model.plan = self._choose(model, candidates, {label: [v] for label, v in model.plan.labels.items()})
                 self._replica.apply(model.plan)
 
@@ -132,7 +134,7 @@ class Catalogue:
                 self._change(model, labels, by_hand={**model.by_hand, number: True}, named={number})
             else:
                 changed = {v for v in model.failures if self._signature(name, v) != model.known.get(v)}
-                self._change(model, labels, by_hand={}, named=changed)
+                self._change(model, labels, by_hand={}, named=changed, candidates=self._candidates(model))
 
     def reload(self, name: str, version: str) -> None:
         """Load from disk again what is served of a model, or one version of it, and swap it."""
@@ -230,9 +232,11 @@ class Catalogue:
         by_hand: dict[int, bool] | None = None,
         named: Set[int] = frozenset(),
         fresh: Set[int] = frozenset(),
+        candidates: Set[int] = frozenset(),
     ) -> None:
         by_hand = model.by_hand if by_hand is None else by_hand
-        wanted = self._choose(model, self._candidates(model), labels, by_hand=by_hand, named=named)
+        candidates = candidates | model.served | named
+        wanted = self._choose(model, candidates, labels, by_hand=by_hand, named=named)
         self._replace(model, wanted, labels=labels, fresh=fresh)
         model.by_hand = by_hand
 

@@ -87,7 +87,7 @@ class Server:
 
     def start(self, plans: Sequence[Plan], *, stop_loading: Callable[[], bool] = lambda: False) -> Refusals:
         """Listen, load what is planned, then serve. Returns why packages were refused. Raises StartError where none is
-        left, unless `stop_loading()` said to stop."""
+        left, unless `stop_loading()` said to stop, or it was planned so."""
         for service in ("", SERVICE):
             self._health.set(service, _NOT_SERVING)
         self._probes.start()
@@ -96,7 +96,7 @@ class Server:
         if stop_loading():
             return refused
         cards = self.repository.all()
-        if not cards:
+        if not cards and (refused or not plans):
             raise StartError(f"--models {self._settings.models}: no package there can be served")
         for service in ("", SERVICE, *{card.name for card in cards}):
             self._health.set(service, _SERVING)
