@@ -51,7 +51,11 @@ class Admin:
         }
 
     def list_versions(self, request: pb.ListModelVersionsRequest, call: Call) -> None:
+        if request.name and call.grant is not None:
+            call.grant.require_model(request.name)
         versions = self._versions(request.name)
+        if (grant := call.grant) is not None:
+            versions = [version for version in versions if grant.allows(version.name)]
         call.answer(lambda: pb.ListModelVersionsResponse(versions=versions))
 
     def _change(
@@ -64,6 +68,8 @@ class Admin:
                 raise InvalidArgument(
                     "BAD_VERSION", f"model.version: must be empty here; got {request.model.version[:64]!r}"
                 )
+            if call.grant is not None:
+                call.grant.require_model(request.model.name)
             do(request)
             versions = self._versions(request.model.name)
             call.answer(lambda: response_type(versions=versions))

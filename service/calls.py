@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from service.errors import InvalidArgument, Retired, ServiceError, internal_error
+from service.tokens import Grant
 
 
 class Call(Protocol):
@@ -18,6 +19,10 @@ class Call(Protocol):
     @property
     def caller(self) -> str:
         """Who calls, for the fair shares of a batch: the same text for the same connection."""
+
+    @property
+    def grant(self) -> Grant | None:
+        """What the caller may do; None where no tokens are asked for."""
 
     @property
     def deadline(self) -> float:

@@ -10,6 +10,7 @@ from service.catalogue import Catalogue, Replica
 from service.errors import PackageError, StartError
 from service.plans import Plan
 from service.polling import Poll
+from service.security import Security
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,15 +31,23 @@ class Control:
         except PackageError as error:
             raise StartError(f"--models: {error}") from error
 
-    def start(self, refused: Mapping[tuple[str, int], PackageError]) -> None:
-        """`refused`: what of the plans could not be loaded. Raises StartError."""
+    def start(self, refused: Mapping[tuple[str, int], PackageError], security: Security | None) -> None:
+        """`refused`: what of the plans could not be loaded. `security`: of the administrators' listener, where there is
+        to be one. Raises StartError."""
         self.catalogue.started((name, version, str(why)) for (name, version), why in refused.items())
-        if self._settings.admin_address:
+        if self._settings.admin_address and security is not None:
             # Not before it is needed: a supervisor does without grpc otherwise.
             from service.admin import Admin
             from service.listener import AdminListener
 
-            listener = AdminListener(self._settings.admin_address, Admin(self.catalogue).methods())
+            address = self._settings.admin_address
+            local = self._settings.is_local(address.rpartition(":")[0].strip("[]"))
+            listener = AdminListener(
+                address,
+                Admin(self.catalogue).methods(),
+                guard=security.guard,
+                credentials=None if local else security.credentials(),
+            )
             self._exit.callback(listener.stop)
             log.info("administrators are listened to", extra={"address": listener.address})
         if self._settings.watch_s:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from service import admin
 from service.calls import Method
 from service.errors import StartError
+from service.guard import Guard
 from service.metrics import Metrics
 from service.threaded import ThreadedTransport
 from service.transport import Limits
@@ -26,13 +27,22 @@ _GRACE_S = 5.0
 
 
 class AdminListener:
-    """Listens from the beginning on, until `stop`. Raises StartError where the address cannot be had."""
+    """Listens from the beginning on, until `stop`. `credentials` are for addresses; a socket is the file system's.
+
+    Raises StartError where the address cannot be had."""
 
     def __init__(
-        self, address: str, methods: Mapping[str, Method[Any]], credentials: grpc.ServerCredentials | None = None
+        self,
+        address: str,
+        methods: Mapping[str, Method[Any]],
+        *,
+        guard: Guard | None,
+        credentials: grpc.ServerCredentials | None,
     ) -> None:
         # These calls are few and have no place among the metrics of those that are many.
-        self._transport = ThreadedTransport(threads=_THREADS, limits=_LIMITS, metrics=Metrics(CollectorRegistry()))
+        self._transport = ThreadedTransport(
+            threads=_THREADS, limits=_LIMITS, metrics=Metrics(CollectorRegistry()), guard=guard
+        )
         self._transport.add_service(admin.SERVICE, methods)
         reflection.enable_server_reflection((admin.SERVICE, reflection.SERVICE_NAME), self._transport.server)
         try:

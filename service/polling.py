@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -36,3 +37,31 @@ class Poll:
                 self._look()
             except Exception:
                 log.exception("this is a bug: a look failed", extra={"what": self._thread.name})
+
+
+class Changes:
+    """Tells when files have changed and come to rest: whoever replaces several of them is not caught in the middle."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = tuple(paths)
+        self._taken = self._seen = self._look()
+
+    def settled(self) -> bool:
+        """Whether the files are other than when this was true last, and the same as at the last look."""
+        now = self._look()
+        at_rest, self._seen = now == self._seen, now
+        if not at_rest or now == self._taken:
+            return False
+        self._taken = now
+        return True
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(map(_stat, self._paths))
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -20,10 +20,12 @@ from service import completion_queue, replicas
 from service.completion_queue import CompletionQueueTransport
 from service.cores import cpu_limit
 from service.errors import StartError
+from service.guard import Guard
 from service.metrics import Metrics
 from service.plans import Plan
 from service.probes import Probes, tcp_listener, unix_listener
 from service.repository import Refusals, Repository
+from service.security import Security
 from service.servicer import SERVICE, Servicer
 from service.session import choose_device
 from service.settings import Settings
@@ -48,7 +50,10 @@ class Server:
         self._ready = threading.Event()
         self.device = choose_device(settings.device, gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes)
         metrics = Metrics(CollectorRegistry())
-        self._transport = _transport(settings, metrics, share_port=probes_socket is not None)
+        self.security = Security(
+            settings, on_expiry=lambda kind, expiry: metrics.certificate_expiry.labels(kind).set(expiry)
+        )
+        self._transport = _transport(settings, metrics, share_port=probes_socket is not None, guard=self.security.guard)
         self.repository = Repository(
             models=settings.models,
             device=self.device,
@@ -79,7 +84,7 @@ class Server:
         except OSError as error:
             raise StartError(f"--http-port {settings.http_port} on {settings.host}: {error.strerror}") from error
         try:
-            self.port = self._transport.bind(_address(settings.host, settings.port))
+            self.port = self._transport.bind(_address(settings.host, settings.port), self.security.credentials())
         except OSError as error:
             self._probes.stop()
             raise StartError(f"--port {settings.port} on {settings.host}: {error}") from error
@@ -91,6 +96,7 @@ class Server:
         for service in ("", SERVICE):
             self._health.set(service, _NOT_SERVING)
         self._probes.start()
+        self.security.start()
         self._transport.start()
         refused = self.repository.load_all(plans, stop=stop_loading)
         if stop_loading():
@@ -116,11 +122,12 @@ class Server:
             wait(self._settings.lame_duck_s)
         log.info("draining", extra={"drain_s": self._settings.drain_s})
         self._transport.stop(self._settings.drain_s)
+        self.security.stop()
         self.repository.close()
         self._probes.stop()
 
 
-def _transport(settings: Settings, metrics: Metrics, *, share_port: bool) -> Transport:
+def _transport(settings: Settings, metrics: Metrics, *, share_port: bool, guard: Guard | None) -> Transport:
     """Raises StartError where the completion queue was asked for by name and cannot be used."""
     limits = Limits(
         max_concurrent_requests=settings.max_concurrent_requests,
@@ -137,10 +144,10 @@ def _transport(settings: Settings, metrics: Metrics, *, share_port: bool) -> Tra
     if reason or settings.transport == "threaded":
         metrics.transport_info.labels("threaded").set(1)
         return ThreadedTransport(
-            threads=settings.handler_threads, limits=limits, metrics=metrics, share_port=share_port
+            threads=settings.handler_threads, limits=limits, metrics=metrics, share_port=share_port, guard=guard
         )
     metrics.transport_info.labels("completion-queue").set(1)
-    return CompletionQueueTransport(limits=limits, metrics=metrics, share_port=share_port)
+    return CompletionQueueTransport(limits=limits, metrics=metrics, share_port=share_port, guard=guard)
 
 
 def _address(host: str, port: int) -> str:

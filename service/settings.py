@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,8 +16,10 @@ MAX_WORKERS = 256
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
 
-def _setting(default: Any, help: str, *, choices: Sequence[str] = (), least: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least})
+def _setting(
+    default: Any, help: str, *, choices: Sequence[str] = (), least: float | None = None, metavar: str | None = None
+) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "metavar": metavar})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +30,20 @@ class Settings:
         0.0, "seconds between looks at the directory for new, changed and removed versions; 0 for never", least=0
     )
     host: str = _setting(
-        "127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces (there is no authentication: keep it inside)"
+        "127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces (then use TLS and tokens, or keep it inside)"
     )
     port: int = _setting(50051, "gRPC port; 0 takes a free one", least=0)
     http_port: int = _setting(9464, "port of /metrics, /healthz and /readyz; 0 takes a free one", least=0)
+    tls_cert: str = _setting("", "our certificate with its chain (PEM), for TLS; read again on change", metavar="FILE")
+    tls_key: str = _setting("", "the key of our certificate (PEM, no password)", metavar="FILE")
+    tls_client_ca: str = _setting(
+        "", "whose certificates clients must have (PEM roots), for mutual TLS; empty asks for none", metavar="FILE"
+    )
+    tokens: str = _setting(
+        "",
+        "tokens that calls must bear, with what each allows (see service.tokens); empty asks for none",
+        metavar="FILE",
+    )
     admin_address: str = _setting(
         "",
         "where ModelAdminService listens, unix:/path or host:port; a host that is not this machine needs "
@@ -94,10 +107,36 @@ class Settings:
         for name in ("port", "http_port"):
             if getattr(self, name) > 65535:
                 raise ValueError(f"{_flag(name)}: must be at most 65535; got {getattr(self, name)}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("--tls-cert and --tls-key go together; give both or neither")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("--tls-client-ca: needs --tls-cert and --tls-key")
+        self._check_admin_address()
         if self.max_queue_rows < self.max_batch_rows:
             raise ValueError(
                 f"--max-queue-rows: must be at least --max-batch-rows={self.max_batch_rows}; got {self.max_queue_rows}"
             )
+
+    def _check_admin_address(self) -> None:
+        address = self.admin_address
+        if not address or address.startswith("unix:/"):
+            return
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"--admin-address: must be unix:/path or host:port; got {address}")
+        if not self.is_local(host.strip("[]")) and not (self.tls_client_ca or (self.tls_cert and self.tokens)):
+            raise ValueError(
+                f"--admin-address: on {host}, which is not this machine's loopback, needs --tls-client-ca, or "
+                "--tls-cert and --tokens"
+            )
+
+    @staticmethod
+    def is_local(host: str) -> bool:
+        """Whether only this machine can reach what listens on `host`."""
+        try:
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
 
     def policy(self) -> Policy:
         """Raises ValueError."""
@@ -137,7 +176,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             type=kind,
             default=default,
             choices=choices or None,
-            metavar=None if choices else _METAVARS[kind.__name__],
+            metavar=None if choices else setting.metadata["metavar"] or _METAVARS[kind.__name__],
             help=setting.metadata["help"],
         )
     values = vars(parser.parse_args(arguments))

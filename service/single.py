@@ -31,7 +31,7 @@ def run(settings: Settings, signals: Signals, *, banner: bool) -> int:
             exit.callback(control.stop)
 
             def loaded(refused: Refusals) -> None:
-                control.start(refused)
+                control.start(refused, server.security)
                 _announce(settings, server, banner=banner)
 
             return control.plan(), loaded

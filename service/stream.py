@@ -54,7 +54,7 @@ class Stream:
 class _Item:
     """A `calls.Call` of one message, whose answer carries the message's id."""
 
-    __slots__ = ("_call", "_id", "_kind", "_stream", "caller", "deadline", "on_cancel")
+    __slots__ = ("_call", "_id", "_kind", "_stream", "caller", "deadline", "grant", "on_cancel")
 
     def __init__(self, stream: Stream, call: Call, request: pb.StreamRequest, kind: str) -> None:
         self._stream = stream
@@ -62,6 +62,7 @@ class _Item:
         self._id = request.id
         self._kind = kind
         self.caller = call.caller
+        self.grant = call.grant
         self.deadline = call.deadline
         if request.timeout_seconds > 0:
             self.deadline = min(self.deadline, time.monotonic() + request.timeout_seconds)

@@ -34,6 +34,7 @@ from service.errors import PackageError, StartError, Unavailable
 from service.exposition import Total
 from service.probes import Probes, tcp_listener
 from service.replicas import Replicas
+from service.security import Security
 from service.settings import Settings
 from service.signals import Signals
 
@@ -72,6 +73,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._announced = self._stopping = self._failed = False
         self._control = Control(settings, Replicas(self._sockets))
+        self._security: Security | None = None  # of the administrators' listener; the workers have their own
         self._refused: dict[tuple[str, int], PackageError] = {}
         registry = CollectorRegistry()
         self._count = Gauge("autoencoder_workers", "Processes that are ready to serve", registry=registry)
@@ -86,6 +88,8 @@ class Supervisor:
         """Serve until a signal comes; returns the exit code."""
         try:
             self._control.plan()
+            if self._settings.admin_address:
+                self._security = Security(self._settings, on_expiry=lambda kind, expiry: None)
             try:
                 port = _hold(self._settings.host, self._settings.port)
             except OSError as error:
@@ -98,11 +102,15 @@ class Supervisor:
                     raise StartError(f"{where}: {error.strerror}") from error
                 probes = Probes(listener, self._registry, self._is_ready)
                 probes.start()
+                if self._security is not None:
+                    self._security.start()
                 try:
                     self._watch(signals, int(port.getsockname()[1]), probes.port)
                 finally:
                     self._end()
                     self._control.stop()
+                    if self._security is not None:
+                        self._security.stop()
                     probes.stop()
         except StartError as error:
             log.error("cannot start", extra={"reason": str(error)})
@@ -208,7 +216,7 @@ class Supervisor:
                 self._refused[name, version] = PackageError(file, rule)
             if not self._announced and all(other.ready for other in self._workers):
                 self._announced = True
-                self._control.start(self._refused)
+                self._control.start(self._refused, self._security)
                 self._announce(facts, port, http_port)
             return
         self._selector.unregister(worker.process.stdout)

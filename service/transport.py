@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import grpc
 from service import statuses
 from service.calls import Method, Work
 from service.errors import ServiceError
+from service.guard import Guard
 from service.metrics import Metrics
 
 
@@ -31,6 +32,26 @@ class Limits:
     max_stream_requests: int
     max_connection_age_s: float = math.inf
     connection_grace_s: float = math.inf
+
+
+class GuardInterceptor(grpc.ServerInterceptor):
+    """Asks the guard for services with generated handlers; the others, `own`, ask it themselves."""
+
+    def __init__(self, guard: Guard, own: Callable[[str], bool]) -> None:
+        self._guard = guard
+        self._own = own
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        if not self._own(details.method):
+            try:
+                self._guard.admit(details.method, details.invocation_metadata)
+            except ServiceError as error:
+                status = statuses.of(error)
+                # Of all kinds of handlers the one that waits for no message.
+                return grpc.stream_stream_rpc_method_handler(
+                    lambda requests, context: context.abort_with_status(status)
+                )
+        return continuation(details)
 
 
 class Transport(Protocol):
@@ -61,7 +82,7 @@ class Meter:
         self._ok = metrics.rpc_requests.labels(method, "OK")
         self._requests = metrics.rpc_requests
         self._rejected = metrics.rejected_requests
-        self._method = method
+        self.method = method
 
     def succeeded(self, began: float) -> None:
         self._duration.observe(time.monotonic() - began)
@@ -71,7 +92,7 @@ class Meter:
         """Returns the status to answer with."""
         status = statuses.of(error)
         self._duration.observe(time.monotonic() - began)
-        self._requests.labels(self._method, status.code.name).inc()
+        self._requests.labels(self.method, status.code.name).inc()
         self._rejected.labels(error.reason).inc()
         return status
 

@@ -37,13 +37,14 @@ def write(models: Path, version: int, scale: int) -> None:
     """Latents are `scale` times those of `tiny`, and mean the same to this version's decoder only: what two versions
     had a hand in is `scale` times wrong."""
     golden = tiny.rows(5, seed=99)
-    latents = tiny.encode(golden) * scale
-    encoder = tiny.graph(tiny.ENCODER_WEIGHTS * scale, tiny.ROW_SHAPE, (tiny.LATENT,), "rows", "latents")
-    decoder = tiny.graph(tiny.DECODER_WEIGHTS / scale, (tiny.LATENT,), tiny.ROW_SHAPE, "latents", "rows")
+    factor = np.float32(scale)
+    latents = tiny.encode(golden) * factor
+    encoder = tiny.graph(tiny.ENCODER_WEIGHTS * factor, tiny.ROW_SHAPE, (tiny.LATENT,), "rows", "latents")
+    decoder = tiny.graph(tiny.DECODER_WEIGHTS / factor, (tiny.LATENT,), tiny.ROW_SHAPE, "latents", "rows")
     files = {
         packages.ENCODER: encoder.SerializeToString(),
         packages.DECODER: decoder.SerializeToString(),
-        packages.GOLDEN: tiny.npz(rows=golden, latents=latents, reconstructions=tiny.decode(latents / scale)),
+        packages.GOLDEN: tiny.npz(rows=golden, latents=latents, reconstructions=tiny.decode(latents / factor)),
     }
     packages.write(models, tiny.manifest("tiny", version), files)
 

@@ -69,8 +69,8 @@ class Harness:
         return directory
 
     @property
-    def served(self) -> tuple[int, ...]:
-        return self.replica.served["tiny"].versions
+    def served(self) -> list[int]:
+        return list(self.replica.served["tiny"].versions)
 
     @property
     def labels(self) -> dict[str, int]:
@@ -93,8 +93,8 @@ def make(tmp_path: Path) -> Make:
     return lambda *versions, policy="all": Harness(tmp_path, versions=versions, policy=policy)
 
 
-@pytest.mark.parametrize(("policy", "chosen"), [("all", (2, 3, 10)), ("latest:1", (10,)), ("latest:2", (3, 10))])
-def test_the_policy_chooses_by_number(make: Make, policy: str, chosen: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("policy", "chosen"), [("all", [2, 3, 10]), ("latest:1", [10]), ("latest:2", [3, 10])])
+def test_the_policy_chooses_by_number(make: Make, policy: str, chosen: list[int]) -> None:
     assert make(3, 10, 2, policy=policy).served == chosen
 
 
@@ -107,10 +107,10 @@ def test_a_policy_that_is_none_is_named(text: str) -> None:
 def test_a_label_keeps_its_version_whatever_the_policy(make: Make) -> None:
     subject = make(1, 2, policy="latest:1")
     subject.catalogue.label("tiny", "stable", "1")
-    assert subject.served == (1, 2)
+    assert subject.served == [1, 2]
     subject.write(3)
     subject.catalogue.load("tiny", "")
-    assert subject.served == (1, 3)
+    assert subject.served == [1, 3]
     assert subject.labels == {"stable": 1}
 
 
@@ -120,7 +120,7 @@ def test_labels_are_there_after_a_restart(make: Make, tmp_path: Path) -> None:
     subject.catalogue.label("tiny", "canary", "3")
     again = Harness(tmp_path, versions=(), policy="latest:1")
     assert again.labels == {"stable": 1, "canary": 3}
-    assert again.served == (1, 3)
+    assert again.served == [1, 3]
 
 
 def test_a_label_goes_back_as_often_as_it_was_moved(make: Make) -> None:
@@ -150,13 +150,13 @@ def test_a_label_may_be_given_another_and_deleted(make: Make) -> None:
 def test_what_is_loaded_by_name_stays_beside_what_the_policy_chooses(make: Make) -> None:
     subject = make(1, 2, 3, policy="latest:1")
     subject.catalogue.load("tiny", "1")
-    assert subject.served == (1, 3)
+    assert subject.served == [1, 3]
     subject.write(4)
     subject.catalogue.load("tiny", "4")
-    assert subject.served == (1, 4)
+    assert subject.served == [1, 4]
     assert subject.states() == {1: "READY", 2: "AVAILABLE", 3: "AVAILABLE", 4: "READY"}
     subject.catalogue.load("tiny", "")
-    assert subject.served == (4,)
+    assert subject.served == [4]
 
 
 def test_what_is_unloaded_by_name_does_not_come_back_by_itself(make: Make) -> None:
@@ -164,9 +164,9 @@ def test_what_is_unloaded_by_name_does_not_come_back_by_itself(make: Make) -> No
     subject.catalogue.unload("tiny", "2")
     subject.scan()
     subject.catalogue.label("tiny", "stable", "1")
-    assert subject.served == (1,)
+    assert subject.served == [1]
     subject.catalogue.load("tiny", "2")
-    assert subject.served == (1, 2)
+    assert subject.served == [1, 2]
 
 
 def test_a_version_under_a_label_is_not_unloaded_but_a_whole_model_is(make: Make) -> None:
@@ -175,11 +175,11 @@ def test_a_version_under_a_label_is_not_unloaded_but_a_whole_model_is(make: Make
     with pytest.raises(Conflict, match="tiny version 1 is stable: move or delete the label first"):
         subject.catalogue.unload("tiny", "1")
     subject.catalogue.unload("tiny", "")
-    assert subject.served == ()
+    assert subject.served == []
     with pytest.raises(NotFound, match="nothing is loaded of tiny"):
         subject.catalogue.unload("tiny", "")
     subject.catalogue.label("tiny", "stable", "1")
-    assert subject.served == (1,)
+    assert subject.served == [1]
 
 
 @pytest.mark.parametrize("change", ["load", "load-name", "label", "reload", "rollback"])
@@ -221,10 +221,10 @@ def test_a_moment_at_which_nothing_can_change_changes_nothing(make: Make) -> Non
     subject.replica.unavailable = True
     with pytest.raises(Unavailable):
         subject.catalogue.load("tiny", "2")
-    assert subject.served == (1,)
+    assert subject.served == [1]
     subject.replica.unavailable = False
     subject.catalogue.load("tiny", "2")
-    assert subject.served == (1, 2)
+    assert subject.served == [1, 2]
 
 
 def test_a_reload_loads_again_what_is_served_and_only_that(make: Make) -> None:
@@ -243,7 +243,7 @@ def test_a_package_that_is_refused_at_the_start_gives_its_place_to_the_next(make
     assert subject.catalogue.plans[0].spares == (1,)
     subject.replica.prepare("tiny", 1)
     subject.catalogue.started([("tiny", 3, "encoder.onnx: is refused")])
-    assert subject.served == (1, 2)
+    assert subject.served == [1, 2]
     assert subject.states() == {1: "READY", 2: "READY", 3: "FAILED"}
 
 
@@ -292,12 +292,12 @@ def test_a_scan_takes_new_versions_when_they_are_complete_and_at_rest(make: Make
     directory = subject.write(2, content="xxxx")
     (directory / "encoder.onnx").write_text("xx")
     subject.scan()
-    assert subject.served == (1,), "half a package"
+    assert subject.served == [1], "half a package"
     (directory / "encoder.onnx").write_text("xxxx")
     subject.catalogue.scan()
-    assert subject.served == (1,), "it may still be written"
+    assert subject.served == [1], "it may still be written"
     subject.catalogue.scan()
-    assert subject.served == (2,)
+    assert subject.served == [2]
     subject.scan()
     assert subject.replica.prepared == [("tiny", 2)]
 
@@ -307,7 +307,7 @@ def test_a_scan_loads_again_what_was_changed_and_keeps_what_is_refused(make: Mak
     subject.write(2, content="new")
     subject.replica.refused = {2}
     subject.scan()
-    assert (subject.served, subject.replica.prepared) == ((1, 2), [])
+    assert (subject.served, subject.replica.prepared) == ([1, 2], [])
     assert subject.catalogue.entries("tiny")[0].reason == "encoder.onnx: is refused by the test"
     subject.replica.refused = set()
     subject.scan()
@@ -323,18 +323,18 @@ def test_a_scan_drops_what_is_gone_but_neither_labels_nor_the_last(make: Make) -
     for version in (1, 2):
         (subject.models / "tiny" / str(version)).rename(subject.models / f"gone-{version}")
     subject.scan()
-    assert subject.served == (1, 3)
+    assert subject.served == [1, 3]
     subject.catalogue.unlabel("tiny", "stable")
     (subject.models / "tiny" / "3").rename(subject.models / "gone-3")
     subject.scan()
-    assert subject.served == (1, 3)
+    assert subject.served == [1, 3]
 
 
 def test_a_scan_follows_labels_that_somebody_else_moved(make: Make) -> None:
     subject = make(1, 2, policy="latest:1")
     label_files.write(subject.models, "tiny", {"stable": [1]})
     subject.scan()
-    assert (subject.served, subject.labels) == ((1, 2), {"stable": 1})
+    assert (subject.served, subject.labels) == ([1, 2], {"stable": 1})
 
 
 def test_a_scan_finds_models_that_are_new(make: Make) -> None:

@@ -58,6 +58,8 @@ class FakeSession:
 
 
 class FakeCall:
+    grant = None
+
     def __init__(self, *, caller: str = "test", deadline: float = float("inf")) -> None:
         self.caller = caller
         self.deadline = deadline

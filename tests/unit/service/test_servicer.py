@@ -59,6 +59,7 @@ class Answering:
 
 class FakeCall:
     caller = "test"
+    grant = None
     deadline = float("inf")
 
     def __init__(self) -> None:
