@@ -14,6 +14,8 @@ log = logging.getLogger("service")
 
 
 def main() -> int:
+    # gRPC's own log is not in the format that was asked for; what it has to say of clients is in the metrics.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     configuration = settings.read(sys.argv[1:], os.environ)
     human = logs.configure(format=configuration.log_format, level=configuration.log_level)
     workers = worker_count(configuration.workers, configuration.device)

@@ -135,6 +135,10 @@ def _transport(settings: Settings, metrics: Metrics, *, share_port: bool, guard:
         max_stream_requests=settings.max_stream_requests,
         max_connection_age_s=settings.max_connection_age_s or math.inf,
         connection_grace_s=settings.drain_s,
+        max_connections=settings.max_connections,
+        max_connection_streams=settings.max_connection_streams,
+        max_header_bytes=settings.max_header_bytes,
+        keepalive_s=settings.keepalive_s,
     )
     reason = None if settings.transport == "threaded" else completion_queue.why_not()
     if reason and settings.transport == "completion-queue":

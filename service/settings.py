@@ -78,6 +78,18 @@ class Settings:
     max_stream_requests: int = _setting(
         256, "most requests of one stream that are not answered; the client is held back beyond", least=1
     )
+    max_connections: int = _setting(4096, "most connections of one process; further ones are closed at once", least=1)
+    max_connection_streams: int = _setting(
+        1024, "most RPCs at a time of one connection; further ones wait at the client or are UNAVAILABLE", least=1
+    )
+    max_header_bytes: int = _setting(
+        16384, "most bytes of the headers of one RPC; more are RESOURCE_EXHAUSTED (metadata size)", least=1024
+    )
+    keepalive_s: float = _setting(
+        60.0,
+        "seconds of silence after which a connection is asked whether its client is there; it has 20 s to answer",
+        least=1,
+    )
     max_connection_age_s: float = _setting(
         0.0,
         "seconds after which a client is asked to connect anew, so that load spreads over new workers and pods; "

@@ -20,18 +20,28 @@ from service.errors import ServiceError
 from service.guard import Guard
 from service.metrics import Metrics
 
+_KEEPALIVE_TIMEOUT_S = 20.0
+# The second, a minute by default, is the one that gRPC goes by.
+_KEEPALIVE_TIMEOUTS = ("grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """`max_message_bytes` bounds a request; `max_stream_requests` those of one stream that are not answered yet. A
     connection is asked to end after `max_connection_age_s`, give or take a tenth, and has `connection_grace_s` for its
-    calls; infinity for never."""
+    calls; infinity for never. Connections beyond `max_connections` are closed at once; calls beyond
+    `max_connection_streams` of one connection wait at the client or are refused as UNAVAILABLE; a call with headers of
+    more than `max_header_bytes` is RESOURCE_EXHAUSTED. A connection that is silent for `keepalive_s` is asked whether anybody is there."""
 
     max_concurrent_requests: int
     max_message_bytes: int
     max_stream_requests: int
     max_connection_age_s: float = math.inf
     connection_grace_s: float = math.inf
+    max_connections: int = 4096
+    max_connection_streams: int = 1024
+    max_header_bytes: int = 16384
+    keepalive_s: float = 60.0
 
 
 class GuardInterceptor(grpc.ServerInterceptor):
@@ -104,6 +114,14 @@ def server_options(limits: Limits, *, share_port: bool) -> list[tuple[str, int]]
     }
     return [
         *((name, int(seconds * 1000)) for name, seconds in ages.items() if math.isfinite(seconds)),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.max_concurrent_streams", limits.max_connection_streams),
+        # The first is where gRPC begins to refuse some calls by chance.
+        ("grpc.max_metadata_size", limits.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+        ("grpc.keepalive_time_ms", int(limits.keepalive_s * 1000)),
+        *((name, int(min(limits.keepalive_s, _KEEPALIVE_TIMEOUT_S) * 1000)) for name in _KEEPALIVE_TIMEOUTS),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         # Without this two servers share a port without a word.
