@@ -30,8 +30,9 @@ class Limits:
     """`max_message_bytes` bounds a request; `max_stream_requests` those of one stream that are not answered yet. A
     connection is asked to end after `max_connection_age_s`, give or take a tenth, and has `connection_grace_s` for its
     calls; infinity for never. Connections beyond `max_connections` are closed at once; calls beyond
-    `max_connection_streams` of one connection wait at the client or are refused as UNAVAILABLE; a call with headers of
-    more than `max_header_bytes` is RESOURCE_EXHAUSTED. A connection that is silent for `keepalive_s` is asked whether anybody is there."""
+    `max_connection_streams` of one connection wait at the client or are UNAVAILABLE; a call with headers of more than
+    `max_header_bytes` is RESOURCE_EXHAUSTED. A connection that is silent for `keepalive_s` is asked whether anybody is
+    there, and ended where nobody answers."""
 
     max_concurrent_requests: int
     max_message_bytes: int
