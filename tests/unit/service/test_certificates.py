@@ -61,7 +61,7 @@ def is_let_in(subject: Harness, authority: trustme.CA, client: trustme.LeafCert 
         try:
             return bool(square_of(channel)(Int64Value(value=3), timeout=WAIT_S).value == 9)
         except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
             return False
 
 
@@ -158,7 +158,7 @@ def test_an_expiry_is_told_and_warned_of_once_a_day(
     now = time.time()
     warnings = []
     for days in (9, 11, 11.5, 12.1, 41):
-        monkeypatch.setattr(certificates.time, "time", lambda days=days: now + days * 86400)
+        monkeypatch.setattr(time, "time", lambda days=days: now + days * 86400)
         caplog.clear()
         loaded.look()
         warnings.append([record.__dict__["server_expires_in_days"] for record in caplog.records])
