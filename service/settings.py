@@ -80,7 +80,10 @@ class Settings:
     )
     max_connections: int = _setting(4096, "most connections of one process; further ones are closed at once", least=1)
     max_connection_streams: int = _setting(
-        1024, "most RPCs at a time of one connection; further ones wait at the client or are UNAVAILABLE", least=1
+        4096,
+        "most RPCs at a time of one connection; further ones wait at the client or are UNAVAILABLE, so that this is "
+        "better more than --max-concurrent-requests, which refuses by name",
+        least=1,
     )
     max_header_bytes: int = _setting(
         16384, "most bytes of the headers of one RPC; more are RESOURCE_EXHAUSTED (metadata size)", least=1024

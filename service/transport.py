@@ -40,7 +40,7 @@ class Limits:
     max_connection_age_s: float = math.inf
     connection_grace_s: float = math.inf
     max_connections: int = 4096
-    max_connection_streams: int = 1024
+    max_connection_streams: int = 4096
     max_header_bytes: int = 16384
     keepalive_s: float = 60.0
 
