@@ -35,7 +35,7 @@ class Client:
     `connections` connections, each opened when it is first used: a service of several processes takes each connection
     in one of them, and a balancer may do the same.
 
-    Arguments that calls share: `version`: a version of the model; None is the latest. `dtype`: float32 (default) or
+    Arguments that calls share: `version`: a number or a label; None is the latest. `dtype`: float32 (default) or
     float16, of the answer. `timeout_s`: the deadline of the whole call; None (default) is none. `out`: an array that
     the rows or latents of the answer are written to and that is returned. `progress`: called with the rows done and
     the rows in all after each message. `on_execution`: called once, with the `Execution`. Both are called in the
