@@ -16,7 +16,7 @@ from service import labels as label_files
 from service import plans
 from service.errors import Conflict, InvalidArgument, NotFound, PackageError, ServiceError
 from service.labels import Labels
-from service.plans import LABEL, NAME, Plan, Policy
+from service.plans import LABEL, NAME, Plan, Policy, Signature
 from service.versions import Entry, Versions
 
 log = logging.getLogger(__name__)
@@ -170,12 +170,16 @@ class Catalogue:
             return
         with self.lock:
             for name, on_disk in found.items():
+                if name not in self._models:
+                    self._models[name] = Versions(self._directory / name, self._policy)
+                model, reason = self._models[name], ""
                 try:
-                    if name not in self._models:
-                        self._models[name] = Versions(self._directory / name, self._policy)
-                    self._follow(self._models[name], on_disk)
+                    self._follow(model, on_disk)
                 except (PackageError, ServiceError) as error:
-                    log.warning("a model does not follow its directory", extra={"model": name, "reason": str(error)})
+                    reason = str(error)
+                    if reason != model.complaint:
+                        log.warning("a model does not follow its directory", extra={"model": name, "reason": reason})
+                model.complaint = reason
 
     def _follow(self, model: Versions, on_disk: list[int]) -> None:
         looks = {version: model.signature(version) for version in on_disk}
@@ -221,9 +225,10 @@ class Catalogue:
         """Load what is not served yet, or `fresh`, beside the rest; keep `labels`; swap."""
         missing = {*wanted.versions} - model.served | {*wanted.versions} & fresh
         model.loading = frozenset(missing)
+        looks = {version: model.signature(version) for version in sorted(missing)}
         try:
-            for version in sorted(missing):
-                self._prepare(model, version)
+            for version, look in looks.items():
+                self._prepare(model, version, look)
             if labels is not None:
                 self._keep(model.name, labels)
         except BaseException:
@@ -233,17 +238,17 @@ class Catalogue:
             model.loading = frozenset()
         for version in missing:
             model.failures.pop(version, None)
+        model.known |= looks
         model.plan = wanted
         self._replica.apply(wanted)
         facts = {"model": model.name, "versions": list(wanted.versions), "labels": dict(wanted.labels)}
         log.info("model changed", extra=facts)
 
-    def _prepare(self, model: Versions, version: int) -> None:
-        model.known[version] = model.signature(version)
+    def _prepare(self, model: Versions, version: int, look: Signature | None) -> None:
         try:
             self._replica.prepare(model.name, version)
         except PackageError as error:
-            model.failures[version] = str(error)
+            model.failures[version], model.known[version] = str(error), look
             raise Conflict("PACKAGE_REFUSED", f"{model.name} version {version}: {error}") from error
 
     def _keep(self, name: str, labels: Labels) -> None:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from service import files
 from service.errors import PackageError
 from service.plans import LABEL, VERSION
 
@@ -25,19 +26,15 @@ Labels = dict[str, list[int]]
 
 def read(models: Path, name: str) -> Labels:
     """Empty where there is no file. Raises PackageError where there is one that cannot be used."""
-    try:
-        with open(models / name / FILE, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
+    if not os.path.lexists(models / name / FILE):
         return {}
-    except OSError as error:
-        raise PackageError(FILE, f"cannot be read: {error.strerror}") from error
+    content = files.read(models / name, FILE, _MAX_BYTES)
     try:
         labels = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise PackageError(FILE, f"is not JSON: {error}") from error
     rule = "must be an object of labels, each with a list of versions"
-    if len(content) > _MAX_BYTES or not isinstance(labels, dict):
+    if not isinstance(labels, dict):
         raise PackageError(FILE, rule)
     for label, versions in labels.items():
         if not (

@@ -15,7 +15,6 @@ import math
 import os
 import re
 import shutil
-import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -27,18 +26,17 @@ import numpy.typing as npt
 from google.protobuf import json_format
 
 from autoencoder.v1 import model_pb2
-from service import plans
+from service import files, plans
 from service.errors import PackageError
 from service.graphs import check_graph
 from service.plans import MANIFEST as MANIFEST
-from service.plans import NAME, VERSION
+from service.plans import MAX_MANIFEST_BYTES, NAME, VERSION
 
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
 GOLDEN = "golden.npz"
 REQUIRED_FILES = (ENCODER, DECODER, GOLDEN)
 
-MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 1 << 30
 MAX_PACKAGE_BYTES = 2 << 30
 MAX_GOLDEN_BYTES = 64 << 20
@@ -182,7 +180,7 @@ def novelty(errors: Rows, quantiles: npt.NDArray[np.float32]) -> Rows:
 
 
 def _read_manifest(directory: Path) -> model_pb2.Model:
-    content = _read_file(directory, MANIFEST, MAX_MANIFEST_BYTES)
+    content = files.read(directory, MANIFEST, MAX_MANIFEST_BYTES)
     try:
         manifest = json_format.Parse(content.decode("utf-8"), model_pb2.Model(), ignore_unknown_fields=True)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
@@ -249,28 +247,13 @@ def _check_manifest(manifest: model_pb2.Model) -> None:
 
 
 def _read_listed(directory: Path, file: model_pb2.File) -> bytes:
-    content = _read_file(directory, file.name, file.size_bytes)
+    content = files.read(directory, file.name, file.size_bytes)
     if len(content) != file.size_bytes:
         raise PackageError(file.name, f"has {len(content)} bytes, the manifest says {file.size_bytes}")
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise PackageError(file.name, f"sha256 is {digest}, the manifest says {file.sha256!r}")
     return content
-
-
-def _read_file(directory: Path, name: str, limit_bytes: int) -> bytes:
-    # No symbolic link: a package must not reach outside its directory. No blocking on a pipe or a device.
-    try:
-        descriptor = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise PackageError(name, f"cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise PackageError(name, "is not a regular file")
-        if status.st_size > limit_bytes:
-            raise PackageError(name, f"has {status.st_size} bytes, more than the {limit_bytes} allowed")
-        return stream.read(limit_bytes)
 
 
 def _read_golden(

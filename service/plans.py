@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service import files
 from service.errors import PackageError
 
 MANIFEST = "model.json"
@@ -16,7 +17,7 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 LABEL = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
-_MAX_MANIFEST_BYTES = 4 << 20
+MAX_MANIFEST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +89,10 @@ Signature = tuple[tuple[str, int, int, int], ...]
 def signature(directory: Path) -> Signature | None:
     """Tells two states of a package apart without reading all of it; None while it is not complete."""
     try:
-        with open(directory / MANIFEST, "rb") as file:
-            manifest = json.loads(file.read(_MAX_MANIFEST_BYTES))
+        manifest = json.loads(files.read(directory, MANIFEST, MAX_MANIFEST_BYTES))
         sizes = {str(file["name"]): int(file["sizeBytes"]) for file in manifest["files"]}
         stats = {name: (directory / name).stat() for name in (MANIFEST, *sizes)}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (PackageError, OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     if any(stats[name].st_size != size for name, size in sizes.items()):
         return None

@@ -34,6 +34,7 @@ class Versions:
 
     `by_hand`: versions that were loaded (True) or unloaded (False) by name. `known`: how packages looked when they were
     loaded or refused; `seen`: when they were looked at last.
+    `complaint`: what was said in the log about the last look.
     """
 
     def __init__(self, directory: Path, policy: Policy) -> None:
@@ -46,6 +47,7 @@ class Versions:
         self.by_hand: dict[int, bool] = {}
         self.known: dict[int, Signature | None] = {}
         self.seen: dict[int, Signature | None] = {}
+        self.complaint = ""
 
     @property
     def served(self) -> frozenset[int]:

@@ -46,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--tls-cert", metavar="FILE", type=Path, help="our certificate, for mutual TLS (PEM)")
     group.add_argument("--tls-key", metavar="FILE", type=Path, help="the key of our certificate (PEM)")
     group.add_argument("--token-file", metavar="FILE", type=Path, help="send the token in this file as a bearer token")
+    group.add_argument(
+        "--token-in-clear",
+        action="store_true",
+        help="send the token without TLS to another machine, where nobody can listen, as behind a service mesh",
+    )
     group.add_argument("--timeout", metavar="S", type=_seconds, help="give up after so many seconds (default: never)")
     connection = argparse.ArgumentParser(add_help=False, parents=[secured])
     connection.add_argument(
@@ -140,7 +145,7 @@ def _connect(arguments: argparse.Namespace) -> Client | AdminClient:
         token = _read_token(arguments.token_file)
     tls: bool | TLS = TLS(**files) if any(files.values()) else arguments.tls
     connect: type[Client | AdminClient] = getattr(arguments, "connect", Client)
-    return connect(arguments.address, tls=tls, token=token)
+    return connect(arguments.address, tls=tls, token=token, token_in_clear=arguments.token_in_clear)
 
 
 def _read_token(path: Path) -> str:

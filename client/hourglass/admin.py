@@ -27,15 +27,23 @@ class ModelVersion:
 class AdminClient:
     """A connection to the `--admin-address` of a service, for any number of threads; a context manager.
 
-    `address`, `tls`, `token` and `attempts` as of `Client`. A change returns all versions of its model as they are
+    The arguments are as of `Client`. A change returns all versions of its model as they are
     then. It raises `NotFound`, `InvalidArgument`, `Unsupported` where a package is refused (with the file and the rule
     in the text) or the state does not allow it, and the other subclasses of `HourglassError`; then nothing has changed.
     """
 
     def __init__(
-        self, address: str, *, tls: bool | TLS = False, token: str | None = None, attempts: int = MAX_ATTEMPTS
+        self,
+        address: str,
+        *,
+        tls: bool | TLS = False,
+        token: str | None = None,
+        token_in_clear: bool = False,
+        attempts: int = MAX_ATTEMPTS,
     ) -> None:
-        endpoint = Endpoint(address=address, tls=tls, token=token, attempts=attempts, connections=1)
+        endpoint = Endpoint(
+            address=address, tls=tls, token=token, token_in_clear=token_in_clear, attempts=attempts, connections=1
+        )
         self._address = address
         self._metadata = endpoint.metadata
         self._closed = False

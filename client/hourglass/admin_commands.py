@@ -42,7 +42,7 @@ def add_parsers(add: Callable[..., argparse.ArgumentParser], connection: argpars
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parsers = admin.add_subparsers(dest="action", metavar="ACTION", required=True)
+    parsers = admin.add_subparsers(dest="action", metavar="ACTION", required=True, help="what to do")
     action = partial(parsers.add_parser, allow_abbrev=False, parents=[address, connection])
 
     listing = action("list", help="all versions, served or not, with their labels and why they failed")

@@ -46,6 +46,7 @@ class Endpoint:
     address: str
     tls: bool | TLS = False
     token: str | None = None
+    token_in_clear: bool = False
     attempts: int = MAX_ATTEMPTS
     connections: int = CONNECTIONS
 
@@ -60,9 +61,10 @@ class Endpoint:
             return
         if not self.token or not all("!" <= letter <= "~" for letter in self.token):
             raise ValueError("token: must be printable ASCII without spaces, at least one character")
-        if not self.tls and not is_local(self.address):
+        if not self.tls and not is_local(self.address) and not self.token_in_clear:
             raise ValueError(
-                f"token: sent without TLS only to a loopback address or a unix socket, not to {self.address}; pass tls"
+                f"token: sent without TLS only to a loopback address or a unix socket, not to {self.address}; pass "
+                "tls, or token_in_clear where nobody can listen"
             )
 
     def __repr__(self) -> str:

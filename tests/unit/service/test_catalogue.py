@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -250,7 +251,7 @@ def test_a_package_that_is_refused_at_the_start_gives_its_place_to_the_next(make
 def test_labels_that_cannot_be_kept_do_not_move(make: Make) -> None:
     subject = make(1, 2)
     (subject.models / "tiny" / label_files.FILE).mkdir()
-    with pytest.raises(Conflict, match=r"tiny: labels.json: cannot be read"):
+    with pytest.raises(Conflict, match=r"tiny: labels.json: is not a regular file"):
         subject.catalogue.label("tiny", "stable", "1")
     assert subject.labels == {}
 
@@ -315,6 +316,25 @@ def test_a_scan_loads_again_what_was_changed_and_keeps_what_is_refused(make: Mak
     subject.write(2, content="newer")
     subject.scan()
     assert subject.replica.prepared == [("tiny", 2)]
+
+
+def test_a_change_that_meets_an_unlucky_moment_is_made_at_the_next_look(make: Make) -> None:
+    subject = make(1)
+    subject.write(1, content="new")
+    subject.replica.unavailable = True
+    subject.scan()
+    assert subject.replica.prepared == []
+    subject.replica.unavailable = False
+    subject.scan()
+    assert subject.replica.prepared == [("tiny", 1)]
+
+
+def test_labels_that_cannot_be_read_are_told_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    subject = make(1)
+    os.mkfifo(subject.models / "tiny" / label_files.FILE)
+    for _ in range(3):
+        subject.scan()
+    assert [record.__dict__["reason"] for record in caplog.records] == ["labels.json: is not a regular file"]
 
 
 def test_a_scan_drops_what_is_gone_but_neither_labels_nor_the_last(make: Make) -> None:
