@@ -239,6 +239,15 @@ def test_a_reload_loads_again_what_is_served_and_only_that(make: Make) -> None:
         subject.catalogue.reload("tiny", "2")
 
 
+def test_a_reload_of_which_one_version_fails_swaps_none(make: Make) -> None:
+    subject = make(1, 2)
+    subject.replica.refused = {2}
+    with pytest.raises(Conflict, match="tiny version 2"):
+        subject.catalogue.reload("tiny", "")
+    assert subject.replica.prepared == [("tiny", 1)]
+    assert not subject.replica.waiting, "what was prepared is discarded"
+
+
 def test_a_package_that_is_refused_at_the_start_gives_its_place_to_the_next(make: Make) -> None:
     subject = make(1, 2, 3, policy="latest:2")
     assert subject.catalogue.plans[0].spares == (1,)

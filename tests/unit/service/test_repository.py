@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from autoencoder.v1 import autoencoder_pb2
 from service import packages
-from service.errors import InvalidArgument, NotFound, ServiceError, StartError, Unavailable
+from service.errors import InvalidArgument, NotFound, Retired, ServiceError, StartError, Unavailable
 from service.metrics import Metrics
 from service.plans import Plan, find
 from service.repository import Repository
@@ -174,6 +176,48 @@ def test_a_device_that_does_not_work_ends_the_start(tmp_path: Path) -> None:
     tiny.write(tmp_path)
     with pytest.raises(StartError):
         repository.load_all(plans_of(tmp_path), stop=never)
+
+
+def test_what_is_prepared_is_seen_when_it_is_applied_and_not_when_it_is_discarded(
+    registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    changes: list[tuple[str, bool]] = []
+    call: Any = SimpleNamespace(caller="test", deadline=float("inf"))
+    repository = Repository(
+        models=tmp_path, device=Device(provider=CPU), threads=1, max_batch_rows=4, max_queue_rows=16,
+        metrics=Metrics(registry), on_change=lambda name, served: changes.append((name, served)),
+    )  # fmt: skip
+    for version in (1, 2):
+        tiny.write(tmp_path, version=version)
+    repository.load_all([Plan(name="tiny", versions=(1,), labels={"stable": 1, "next": 2})], stop=never)
+    first = repository.get(autoencoder_pb2.ModelSelector(name="tiny", version="stable"))
+    repository.prepare("tiny", 2)
+    repository.prepare("tiny", 1)
+    assert version_of(repository, "tiny") == 1
+    with pytest.raises(Unavailable, match="tiny: next is version 2, not loaded here"):
+        version_of(repository, "tiny", "next")
+    repository.discard("tiny")
+    repository.apply(Plan(name="tiny", versions=(1, 2), labels={"stable": 2}))
+    assert [card.version for card in repository.all()] == [1], "it was discarded"
+    assert repository.get(autoencoder_pb2.ModelSelector(name="tiny")) is first
+
+    repository.prepare("tiny", 2)
+    repository.apply(Plan(name="tiny", versions=(2,), labels={"stable": 2}))
+    assert version_of(repository, "tiny", "stable") == 2
+    with pytest.raises(NotFound, match="tiny has no label 'next'; it has stable"):
+        version_of(repository, "tiny", "next")
+    with pytest.raises(Retired):
+        first.encode(tiny.rows(1), call, lambda outcome: None)
+
+    def shown(metric: str, version: str) -> float | None:
+        return registry.get_sample_value(f"autoencoder_{metric}", {"model": "tiny", "version": version})
+
+    assert [shown(metric, "2") for metric in ("model_ready", "queue_rows")] == [1, 0]
+    assert [shown(metric, "1") for metric in ("model_ready", "queue_rows")] == [None, None]
+    repository.apply(Plan(name="tiny"))
+    assert changes == [("tiny", True)] * 3 + [("tiny", False)]
+    assert repository.all() == []
+    repository.close()
 
 
 def test_closing_ends_the_models(repository: Repository, tmp_path: Path) -> None:
