@@ -29,7 +29,7 @@ test: $(VENV)/develop ## run all tests (ARGS="-k batcher")
 	$(BIN)/pytest $(ARGS)
 
 test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
-	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/integration/test_stream.py $(ARGS)
+	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/unit/service/test_tokens.py tests/integration/test_stream.py $(ARGS)
 
 gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
 	$(BIN)/pytest tests/gpu $(ARGS)
