@@ -53,11 +53,13 @@ class Replicas:
     """The supervisor's side: a `catalogue.Replica`.
 
     `sockets` gives those of the workers that serve, and raises Unavailable while one is starting: it was told what to
-    load already. One that dies on the way is replaced with what is planned then, so that nothing is lost with it.
+    load already. One that dies on the way is replaced with what is planned then, so that nothing is lost with it; one
+    that lives and does not follow is given to `give_up`, to be replaced too.
     """
 
-    def __init__(self, sockets: Callable[[], list[Path]]) -> None:
+    def __init__(self, sockets: Callable[[], list[Path]], *, give_up: Callable[[Path], object]) -> None:
         self._sockets = sockets
+        self._give_up = give_up
 
     def prepare(self, name: str, version: int) -> None:
         def one(path: Path) -> None:
@@ -81,7 +83,8 @@ class Replicas:
             try:
                 _post(path, what, facts, _APPLY_S)
             except (OSError, HTTPException, ValueError):
-                log.warning("a worker does not answer", extra={"socket": str(path), "what": what}, exc_info=True)
+                log.warning("a worker does not follow", extra={"socket": str(path), "what": what}, exc_info=True)
+                self._give_up(path)
 
         self._all(one)
 

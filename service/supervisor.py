@@ -72,7 +72,7 @@ class Supervisor:
         self._total = Total()
         self._selector = selectors.DefaultSelector()
         self._announced = self._stopping = self._failed = False
-        self._control = Control(settings, Replicas(self._sockets))
+        self._control = Control(settings, Replicas(self._sockets, give_up=self._give_up))
         self._security: Security | None = None  # of the administrators' listener; the workers have their own
         self._refused: dict[tuple[str, int], PackageError] = {}
         registry = CollectorRegistry()
@@ -184,6 +184,13 @@ class Supervisor:
                 if worker.process is not None and not worker.ready:
                     raise Unavailable("STARTING", f"worker {worker.number} is starting; try again")
             return [worker.probes_socket for worker in self._workers if worker.ready]
+
+    def _give_up(self, socket_path: Path) -> None:
+        """End a worker, which is replaced as one that died."""
+        with self._lock:
+            for worker in self._workers:
+                if worker.probes_socket == socket_path and worker.process is not None:
+                    worker.process.terminate()
 
     def _start(self, worker: _Worker, flags: list[str]) -> None:
         worker.probes_socket.unlink(missing_ok=True)
