@@ -15,7 +15,7 @@ import numpy as np
 from autoencoder.v1 import model_pb2
 from service.calls import Call, Work
 from service.dispatcher import Dispatcher, Done, Job, Outputs, Result
-from service.errors import Retired, ServiceError, TooLarge, Unsupported, internal_error
+from service.errors import Retired, ServiceError, TooLarge, Unavailable, Unsupported, internal_error
 from service.metrics import NOVEL, Metrics
 from service.packages import Package, novelty
 from service.paths import Path
@@ -164,6 +164,8 @@ class ServedModel:
                 self.interpolate_latents(latents[:pairs], latents[pairs:], path, call, done, before=outcome)
             except ServiceError as error:
                 done(error)
+            except Retired:  # closed at a stop, whose time was up
+                done(Unavailable("DRAINING", "the service is stopping; send the request elsewhere"))
             except Exception:
                 done(internal_error("the path between latents failed"))
 

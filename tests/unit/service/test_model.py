@@ -14,7 +14,16 @@ from prometheus_client import CollectorRegistry
 from autoencoder.v1 import model_pb2
 from service import packages, paths
 from service.dispatcher import Result
-from service.errors import Cancelled, DeadlineExceeded, Internal, Retired, ServiceError, TooLarge, Unsupported
+from service.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    Retired,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+)
 from service.metrics import Metrics
 from service.model import ServedModel
 from service.tensors import Rows
@@ -292,6 +301,21 @@ def test_a_model_that_retires_ends_what_is_under_way_in_both_halves_first(
     model.retire()
     model.close()
     assert session.closed == 1
+
+
+def test_an_interpolation_that_a_stop_cuts_in_two_may_be_sent_elsewhere(
+    model: ServedModel, session: FakeSession
+) -> None:
+    call = FakeCall()
+    model.interpolate_rows(tiny.rows(1), tiny.rows(1, seed=1), walk(3), call, call.done)
+    assert session.entered.acquire(timeout=WAIT_S)
+    closer = threading.Thread(target=model.close)
+    closer.start()
+    while not model._closed:
+        threading.Event().wait(0.001)
+    session.may_go.set()
+    closer.join(WAIT_S)
+    assert isinstance(call.result(), Unavailable)
 
 
 def test_a_stop_does_not_wait_for_a_model_that_is_still_retiring(model: ServedModel, session: FakeSession) -> None:
