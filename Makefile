@@ -34,7 +34,7 @@ test: $(VENV)/develop ## run all tests (ARGS="-k batcher")
 	$(BIN)/pytest $(ARGS)
 
 test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
-	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/integration/test_stream.py $(ARGS)
+	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/unit/service/test_tokens.py tests/integration/test_stream.py $(ARGS)
 
 gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
 	$(BIN)/pytest tests/gpu $(ARGS)
@@ -84,7 +84,7 @@ clean: ## remove the environment and caches; what was trained (runs/, .data/, mo
 
 define generate
 $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --pyi_out=$(1) $(PROTO) && \
-$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/autoencoder/v1/autoencoder.proto
+$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/autoencoder/v1/autoencoder.proto proto/autoencoder/v1/admin.proto
 endef
 
 $(BIN)/python:

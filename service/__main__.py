@@ -16,6 +16,8 @@ log = logging.getLogger("service")
 def main() -> int:
     # onnxruntime's builds for Linux report to their vendor unless told not to, before they are loaded.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # gRPC's own log is not in the format that was asked for; what it has to say of clients is in the metrics.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     configuration = settings.read(sys.argv[1:], os.environ)
     # For the workers too, which inherit it.
     grpc_core.poll_connections(os.environ)

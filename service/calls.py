@@ -8,7 +8,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from service.errors import InvalidArgument, ServiceError, internal_error
+from service.errors import InvalidArgument, Retired, ServiceError, internal_error
+from service.tokens import Grant
 
 
 class Call(Protocol):
@@ -18,6 +19,10 @@ class Call(Protocol):
     @property
     def caller(self) -> str:
         """Who calls, for the fair shares of a batch: the same text for the same connection."""
+
+    @property
+    def grant(self) -> Grant | None:
+        """What the caller may do; None where no tokens are asked for."""
 
     @property
     def deadline(self) -> float:
@@ -56,6 +61,15 @@ class Work(Protocol):
         """Call `step` in that thread, soon, and again until it returns False. To be called in that thread."""
 
 
+def handle(handler: Callable[[M, Call], None], request: M, call: Call) -> None:
+    """Hand a request to its handler; again where the version that it asked for was swapped in that moment."""
+    while True:
+        try:
+            return handler(request, call)
+        except Retired:
+            continue
+
+
 def perform(method: Method[Any], request: bytes, call: Call) -> None:
     """Read a request and hand it to the method; whatever that raises is the answer."""
     try:
@@ -63,7 +77,7 @@ def perform(method: Method[Any], request: bytes, call: Call) -> None:
             message = method.parse(request)
         except DecodeError as error:
             raise InvalidArgument("BAD_MESSAGE", f"the {len(request)} bytes are not a valid request message") from error
-        method.handle(message, call)
+        handle(method.handle, message, call)
     except ServiceError as error:
         call.fail(error)
     except Exception:

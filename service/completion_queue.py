@@ -31,8 +31,10 @@ from service import grpc_core
 from service.admission import Admission
 from service.calls import Method, perform
 from service.errors import Cancelled, ServiceError, Unavailable, internal_error
+from service.guard import Guard
 from service.metrics import Metrics
-from service.transport import Limits, Meter, listen, server_options
+from service.tokens import Grant
+from service.transport import GuardInterceptor, Limits, Meter, listen, server_options
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +60,15 @@ Event = Any
 class CompletionQueueTransport:
     """A `transport.Transport`."""
 
-    def __init__(self, *, limits: Limits, metrics: Metrics, share_port: bool = False) -> None:
+    def __init__(
+        self, *, limits: Limits, metrics: Metrics, share_port: bool = False, guard: Guard | None = None
+    ) -> None:
         self._limits = limits
         self._metrics = metrics
         self._admission = Admission(limits.max_concurrent_requests)
         metrics.requests_in_flight.set_function(lambda: self._admission.inside)
         self._pool = ThreadPoolExecutor(_SLOW_LANE_THREADS, thread_name_prefix="handler")
-        self._loop = _Loop(self._pool, self._admission, server_options(limits, share_port=share_port), limits)
+        self._loop = _Loop(self._pool, self._admission, server_options(limits, share_port=share_port), limits, guard)
 
     @property
     def server(self) -> grpc.Server:
@@ -148,9 +152,17 @@ class _Loop(_server._Server):  # type: ignore[misc]
     """grpcio's server with a loop of its own, and methods that the loop serves itself."""
 
     def __init__(
-        self, pool: ThreadPoolExecutor, admission: Admission, options: list[tuple[str, int]], limits: Limits
+        self,
+        pool: ThreadPoolExecutor,
+        admission: Admission,
+        options: list[tuple[str, int]],
+        limits: Limits,
+        guard: Guard | None,
     ) -> None:
-        super().__init__(pool, (), (), options, limits.max_concurrent_requests, None, False)
+        # The methods that the loop serves itself never come to the interceptor.
+        interceptors = () if guard is None else (GuardInterceptor(guard, own=lambda method: False),)
+        super().__init__(pool, (), interceptors, options, limits.max_concurrent_requests, None, False)
+        self.guard = guard
         self.admission = admission
         self.limits = limits
         self.streams: set[_Stream] = set()
@@ -280,8 +292,8 @@ class _Rpc:
     """
 
     __slots__ = (
-        "_admitted", "_answered", "_call", "_cancelled", "_loop", "_meter", "_method", "_pending", "began", "caller",
-        "deadline",
+        "_admitted", "_answered", "_call", "_cancelled", "_loop", "_metadata", "_meter", "_method", "_pending", "began",
+        "caller", "deadline", "grant",
     )  # fmt: skip
 
     def __init__(self, loop: _Loop, method: Method[Any], meter: Meter, event: Event) -> None:
@@ -293,6 +305,8 @@ class _Rpc:
         self._answered = False
         self._cancelled = False
         self._admitted = False
+        self._metadata = () if loop.guard is None else event.invocation_metadata
+        self.grant: Grant | None = None
         self.began = time.monotonic()
         self.caller: str = event.call.peer().decode()
         self.deadline: float = self.began + (event.call_details.deadline - time.time())
@@ -308,6 +322,8 @@ class _Rpc:
     def _enter(self) -> bool:
         """Whether the RPC is let in; else it is answered."""
         try:
+            if self._loop.guard is not None:
+                self.grant = self._loop.guard.admit(self._meter.method, self._metadata)
             self._loop.admission.enter()
         except ServiceError as error:
             self._end_with(error)
@@ -557,6 +573,10 @@ class _StreamCall:
     @property
     def caller(self) -> str:
         return self._stream.caller
+
+    @property
+    def grant(self) -> Grant | None:
+        return self._stream.grant
 
     @property
     def deadline(self) -> float:

@@ -4,6 +4,9 @@ ServiceError
 ├── InvalidArgument      the request breaks a rule; sending it again will not help
 ├── NotFound             no such model or version
 ├── Unsupported          the model has no such operation
+├── Conflict             the state of the service or of a package does not allow it; change that first
+├── Unauthenticated      no token, or one that is not known
+├── PermissionDenied     the token does not allow this
 ├── TooLarge             the request is over a limit that the operator set; send less in one message
 ├── Overloaded           the queue is full; try again after `retry_after_s`
 ├── Unavailable          loading or draining; try again, elsewhere if there is an elsewhere
@@ -11,6 +14,7 @@ ServiceError
 ├── Cancelled            the caller went away
 └── Internal             our fault; the text holds an id that the log explains
 
+Retired                  the version was swapped for another before the request got to it; to be handled anew
 PackageError             a model package that is refused, with the file and the rule it breaks
 StartError               the service cannot start as it was told to
 """
@@ -42,6 +46,18 @@ class NotFound(ServiceError):
 
 
 class Unsupported(ServiceError):
+    pass
+
+
+class Conflict(ServiceError):
+    pass
+
+
+class Unauthenticated(ServiceError):
+    pass
+
+
+class PermissionDenied(ServiceError):
     pass
 
 
@@ -80,6 +96,10 @@ def internal_error(what: str) -> Internal:
     error = Internal()
     log.exception(what, extra={"error_id": error.error_id})
     return error
+
+
+class Retired(Exception):
+    pass
 
 
 class PackageError(Exception):

@@ -12,6 +12,7 @@ _JOINED: dict[str, Callable[[float, float], float]] = {
     "autoencoder_model_info": max,
     "autoencoder_transport_info": max,
     "autoencoder_model_ready": min,
+    "autoencoder_certificate_expiry_timestamp_seconds": min,
 }
 # What goes on growing when a process is replaced.
 _KEPT = ("counter", "histogram")

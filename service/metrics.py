@@ -93,6 +93,12 @@ class Metrics:
             ["model", "version"],
             registry=registry,
         )
+        self.certificate_expiry = Gauge(
+            "autoencoder_certificate_expiry_timestamp_seconds",
+            "When the certificates in use expire, the first of each kind, in seconds since 1970",
+            ["certificate"],
+            registry=registry,
+        )
         self.reconstruction_error = BulkHistogram(
             "autoencoder_reconstruction_error",
             "Mean squared difference between a row and what the model made of it",

@@ -5,6 +5,7 @@ Shape legend: B rows, P pairs, S points of a path, D... the dimensions of a row,
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from autoencoder.v1 import model_pb2
 from service.calls import Call, Work
 from service.dispatcher import Dispatcher, Done, Job, Outputs, Result
-from service.errors import ServiceError, TooLarge, Unsupported, internal_error
+from service.errors import Retired, ServiceError, TooLarge, Unavailable, Unsupported, internal_error
 from service.metrics import NOVEL, Metrics
 from service.packages import Package, novelty
 from service.paths import Path
@@ -118,7 +119,14 @@ class ServedModel:
             work=work if short_rows else None,
             warm_up=warm_up if session.on_gpu else lambda: None,
         )
-        metrics.queue_rows.labels(self.name, str(self.version)).set_function(lambda: self._dispatcher.queued_rows)
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._in_use = 0
+        self._closed = False
+
+    @property
+    def queued_rows(self) -> int:
+        return self._dispatcher.queued_rows
 
     def encode(self, rows: Array, call: Call, done: Done) -> None:
         """Rows [B, D...] to latents [B, L...]."""
@@ -156,6 +164,8 @@ class ServedModel:
                 self.interpolate_latents(latents[:pairs], latents[pairs:], path, call, done, before=outcome)
             except ServiceError as error:
                 done(error)
+            except Retired:  # closed at a stop, whose time was up
+                done(Unavailable("DRAINING", "the service is stopping; send the request elsewhere"))
             except Exception:
                 done(internal_error("the path between latents failed"))
 
@@ -201,7 +211,23 @@ class ServedModel:
         """Reconstruction errors [B] to novelties [B], 0 to 1."""
         return novelty(errors, self._quantiles)
 
+    def retire(self) -> None:
+        """Close when what is under way has ended, after which requests raise Retired. Not in the transport's thread."""
+        with self._idle:
+            self._idle.wait_for(lambda: self._in_use == 0 or self._closed)
+            closed, self._closed = self._closed, True
+        if not closed:
+            self._close()
+
     def close(self) -> None:
+        """The transport has stopped, or never knew this model. Closing twice does nothing."""
+        with self._idle:
+            closed, self._closed = self._closed, True
+            self._idle.notify_all()
+        if not closed:
+            self._close()
+
+    def _close(self) -> None:
         self._dispatcher.close()
         self._session.close()
 
@@ -223,11 +249,39 @@ class ServedModel:
             )
 
     def _submit(self, operation: str, rows: Array, call: Call, done: Done) -> None:
+        def leaving(outcome: Result | ServiceError) -> None:
+            try:
+                done(outcome)
+            finally:
+                self._leave()
+
         job = Job(
-            operation=operation, row_count=len(rows), caller=call.caller, deadline=call.deadline, rows=rows, done=done
+            operation=operation,
+            row_count=len(rows),
+            caller=call.caller,
+            deadline=call.deadline,
+            rows=rows,
+            done=leaving,
         )
-        self._dispatcher.submit(job)
+        self._enter()
+        try:
+            self._dispatcher.submit(job)
+        except BaseException:
+            self._leave()
+            raise
         call.on_cancel(lambda: self._dispatcher.cancel(job))
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise Retired
+            self._in_use += 1
+
+    def _leave(self) -> None:
+        with self._idle:
+            self._in_use -= 1
+            if self._in_use == 0:
+                self._idle.notify_all()
 
     def _counted(self, operation: str, row_count: int, done: Done) -> Done:
         counter = self._rows[operation]

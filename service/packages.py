@@ -15,7 +15,6 @@ import math
 import os
 import re
 import shutil
-import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -27,16 +26,17 @@ import numpy.typing as npt
 from google.protobuf import json_format
 
 from autoencoder.v1 import model_pb2
+from service import files, plans
 from service.errors import PackageError
 from service.graphs import check_graph
+from service.plans import MANIFEST as MANIFEST
+from service.plans import MAX_MANIFEST_BYTES, NAME, VERSION
 
-MANIFEST = "model.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
 GOLDEN = "golden.npz"
 REQUIRED_FILES = (ENCODER, DECODER, GOLDEN)
 
-MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILE_BYTES = 1 << 30
 MAX_PACKAGE_BYTES = 2 << 30
 MAX_GOLDEN_BYTES = 64 << 20
@@ -47,8 +47,6 @@ MAX_ELEMENTS_A_ROW = 1 << 24
 GOLDEN_ATOL = 1e-4
 GOLDEN_RTOL = 1e-3
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 Rows = npt.NDArray[np.float32]
@@ -87,23 +85,8 @@ class Package:
 
 
 def find(models: Path) -> list[Path]:
-    """The directories of all packages under `models`, by name and version; what does not look like one is left out.
-
-    Raises PackageError where a directory cannot be read.
-    """
-    if not models.is_dir():
-        raise PackageError(str(models), "is not a directory of model packages")
-    try:
-        found = [
-            version
-            for model in models.iterdir()
-            if _NAME.fullmatch(model.name) and model.is_dir()
-            for version in model.iterdir()
-            if _VERSION.fullmatch(version.name) and version.is_dir()
-        ]
-    except OSError as error:
-        raise PackageError(str(error.filename or models), f"cannot be read: {error.strerror}") from error
-    return sorted(found, key=lambda path: (path.parent.name, int(path.name)))
+    """The directories of all packages under `models`, by name and version. Raises PackageError as `plans.find`."""
+    return [models / name / str(version) for name, versions in plans.find(models).items() for version in versions]
 
 
 def read(directory: Path) -> Package:
@@ -189,7 +172,7 @@ def write(models: Path, manifest: model_pb2.Model, files: Mapping[str, bytes]) -
 def next_version(models: Path, name: str) -> int:
     """One more than the largest version of `name` under `models`, or 1."""
     directory = models / name
-    versions = [int(path.name) for path in directory.glob("*") if _VERSION.fullmatch(path.name)]
+    versions = [int(path.name) for path in directory.glob("*") if VERSION.fullmatch(path.name)]
     return max(versions, default=0) + 1
 
 
@@ -199,7 +182,7 @@ def novelty(errors: Rows, quantiles: npt.NDArray[np.float32]) -> Rows:
 
 
 def _read_manifest(directory: Path) -> model_pb2.Model:
-    content = _read_file(directory, MANIFEST, MAX_MANIFEST_BYTES)
+    content = files.read(directory, MANIFEST, MAX_MANIFEST_BYTES)
     try:
         manifest = json_format.Parse(content.decode("utf-8"), model_pb2.Model(), ignore_unknown_fields=True)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
@@ -214,10 +197,10 @@ def _check_manifest(manifest: model_pb2.Model) -> None:
             raise PackageError(MANIFEST, text)
 
     rule(
-        bool(_NAME.fullmatch(manifest.name)),
+        bool(NAME.fullmatch(manifest.name)),
         f"name: lower-case letters, digits and hyphens, starting with a letter, at most 63; got {manifest.name!r}",
     )
-    rule(bool(_VERSION.fullmatch(str(manifest.version))), f"version: from 1 to 999999999; got {manifest.version}")
+    rule(bool(VERSION.fullmatch(str(manifest.version))), f"version: from 1 to 999999999; got {manifest.version}")
     for field, spec in (("input", manifest.input), ("latent", manifest.latent), ("output", manifest.output)):
         shape = list(spec.row_shape)
         rule(spec.dtype == model_pb2.DATA_TYPE_FLOAT32, f"{field}.dtype: must be DATA_TYPE_FLOAT32")
@@ -276,28 +259,13 @@ def _check_manifest(manifest: model_pb2.Model) -> None:
 
 
 def _read_listed(directory: Path, file: model_pb2.File) -> bytes:
-    content = _read_file(directory, file.name, file.size_bytes)
+    content = files.read(directory, file.name, file.size_bytes)
     if len(content) != file.size_bytes:
         raise PackageError(file.name, f"has {len(content)} bytes, the manifest says {file.size_bytes}")
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise PackageError(file.name, f"sha256 is {digest}, the manifest says {file.sha256!r}")
     return content
-
-
-def _read_file(directory: Path, name: str, limit_bytes: int) -> bytes:
-    # No symbolic link: a package must not reach outside its directory. No blocking on a pipe or a device.
-    try:
-        descriptor = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise PackageError(name, f"cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise PackageError(name, "is not a regular file")
-        if status.st_size > limit_bytes:
-            raise PackageError(name, f"has {status.st_size} bytes, more than the {limit_bytes} allowed")
-        return stream.read(limit_bytes)
 
 
 def _read_golden(

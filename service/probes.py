@@ -1,15 +1,23 @@
-"""The HTTP port: /metrics for Prometheus, /healthz and /readyz for whatever watches over the process."""
+"""The HTTP port: /metrics for Prometheus, /healthz and /readyz for whatever watches over the process.
+
+On a worker's own unix socket there are commands of its supervisor too.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 
@@ -17,10 +25,17 @@ _TIMEOUT_S = 10.0
 class Probes:
     """/healthz answers 200 while the process lives, /readyz 200 while `ready()` and 503 otherwise.
 
-    Owns `listener` and closes it. `registry`: whatever has a `collect`.
+    Owns `listener` and closes it. `registry`: whatever has a `collect`. `commands`: what a POST does, by its path, with
+    the JSON that came; what it returns is sent as JSON.
     """
 
-    def __init__(self, listener: socket.socket, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        registry: CollectorRegistry,
+        ready: Callable[[], bool],
+        commands: Mapping[str, Callable[[Any], Any]] | None = None,
+    ) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = _TIMEOUT_S
             server_version = "hourglass"
@@ -37,6 +52,18 @@ class Probes:
                     self._send(*((200, "text/plain", b"ready\n") if ready() else (503, "text/plain", b"not ready\n")))
                 else:
                     self._send(404, "text/plain", b"here are /metrics, /healthz and /readyz\n")
+
+            def do_POST(self) -> None:
+                command = (commands or {}).get(self.path)
+                if command is None:
+                    self._send(404, "text/plain", b"nothing takes a POST here\n")
+                    return
+                try:
+                    facts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                    self._send(200, "application/json", json.dumps(command(facts)).encode())
+                except Exception as error:
+                    log.exception("a command failed", extra={"command": self.path})
+                    self._send(500, "text/plain", repr(error).encode())
 
             def _send(self, status: int, content_type: str, body: bytes) -> None:
                 self.send_response(status)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,68 +17,188 @@ from service.calls import Work
 from service.errors import InvalidArgument, NotFound, PackageError, StartError, Unavailable
 from service.metrics import Metrics
 from service.model import ServedModel
+from service.plans import LABEL, Plan
 from service.session import Device, OnnxSession, Session
 from service.tensors import Rows
 
 log = logging.getLogger(__name__)
 
+Refusals = dict[tuple[str, int], PackageError]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Served:
+    """What is served of one name. Never changed, only replaced: whoever looks something up sees one state."""
+
+    versions: Mapping[int, ServedModel] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+
 
 class Repository:
-    """Loads packages, hands out models and closes them. `get` and `all` may be called from any thread."""
+    """Loads packages, hands out models and closes them. `get` and `all` may be called from any thread.
+
+    `on_change` is told the name whenever what is served of it has changed, and whether any version is left.
+    """
 
     def __init__(
         self,
         *,
+        models: Path,
         device: Device,
         threads: int,
         max_batch_rows: int,
         max_queue_rows: int,
         metrics: Metrics,
         work: Work | None = None,
+        on_change: Callable[[str, bool], None] = lambda name, served: None,
     ) -> None:
+        self._models = models
         self._work = work
         self._device = device
         self._threads = threads
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
-        self._lock = threading.Lock()
-        self._models: dict[str, dict[int, ServedModel]] = {}
+        self._on_change = on_change
+        self._changing = threading.Lock()
+        self._served: dict[str, _Served] = {}
+        self._prepared: dict[str, dict[int, ServedModel]] = {}
+        self._retiring: list[ServedModel] = []
         self._complete = False
 
-    def load_all(self, models: Path, *, stop: Callable[[], bool]) -> list[PackageError]:
-        """Load every package under `models` until `stop()`. Returns why packages were refused; the others serve.
+    def load_all(self, plans: Iterable[Plan], *, stop: Callable[[], bool]) -> Refusals:
+        """Load what is planned until `stop()`. Returns why packages were refused; the others serve."""
+        refused: Refusals = {}
+        for plan in plans:
+            waiting, spares, ready = list(plan.versions), list(plan.spares), []
+            while waiting and not stop():
+                version = waiting.pop(0)
+                try:
+                    self.prepare(plan.name, version)
+                except PackageError as error:
+                    refused[plan.name, version] = error
+                    waiting += spares[:1]
+                    del spares[:1]
+                else:
+                    ready.append(version)
+                    self.apply(replace(plan, versions=tuple(sorted(ready))))
+        self._complete = True
+        return refused
 
-        Raises PackageError where `models` cannot be read at all.
+    def prepare(self, name: str, version: int) -> None:
+        """Verify, load and warm a version beside what is served; `apply` puts it in its place.
+
+        Raises PackageError; then nothing has changed.
         """
-        refused = []
-        for directory in packages.find(models):
-            if stop():
-                break
+        with self._changing:
             try:
-                self.load(directory)
+                model = self._load(self._models / name / str(version))
             except PackageError as error:
-                refused.append(self._refuse(directory, error))
+                raise self._refuse(name, version, error) from error
             except StartError:
                 raise
             except Exception as error:  # a fault of ours must not cost the other models
                 why = PackageError(packages.MANIFEST, f"cannot be loaded: {type(error).__name__}: {error}")
-                refused.append(self._refuse(directory, why, traceback=True))
-        self._complete = True
-        return refused
+                raise self._refuse(name, version, why, traceback=True) from error
+            before = self._prepared.setdefault(name, {}).pop(version, None)
+            self._prepared[name][version] = model
+        if before is not None:
+            before.close()
 
-    def _refuse(self, directory: Path, why: PackageError, *, traceback: bool = False) -> PackageError:
-        name, version = directory.parent.name, directory.name
-        self._metrics.model_ready.labels(name, version).set(0)
-        log.error(
-            "model refused",
-            extra={"model": name, "version": version, "file": why.file, "rule": why.rule},
-            exc_info=traceback,
-        )
-        return why
+    def apply(self, plan: Plan) -> None:
+        """Serve exactly what is planned of a name: prepared versions and those that are served already.
 
-    def load(self, directory: Path) -> ServedModel:
-        """Verify, load and warm one package; only then can it be found. Raises PackageError."""
+        The change is seen by all requests at once; requests under way end on the version that they began with, and
+        then what is not served any more is closed.
+        """
+        with self._changing:
+            before = self._served.get(plan.name, _Served()).versions
+            prepared = self._prepared.pop(plan.name, {})
+            models = {**before, **prepared}
+            after = {version: models[version] for version in plan.versions if version in models}
+            if after:
+                self._served[plan.name] = _Served(versions=after, labels=dict(plan.labels))
+            else:
+                self._served.pop(plan.name, None)
+            kept = {id(model) for model in after.values()}
+            self._retiring = [model for model in (*before.values(), *prepared.values()) if id(model) not in kept]
+            for version, model in before.items():
+                if after.get(version) is not model:
+                    self._hide(model)
+            for version, model in after.items():
+                if before.get(version) is not model:
+                    self._show(model)
+            self._on_change(plan.name, bool(after))
+            for model in self._retiring:
+                model.retire()
+                log.info("model closed", extra={"model": model.name, "version": str(model.version)})
+            self._retiring = []
+
+    def discard(self, name: str) -> None:
+        """Close what was prepared of a name and is not to be served."""
+        with self._changing:
+            for model in self._prepared.pop(name, {}).values():
+                model.close()
+
+    def get(self, selector: autoencoder_pb2.ModelSelector) -> ServedModel:
+        """The model that is asked for. Raises InvalidArgument, NotFound, or Unavailable while models load."""
+        name, asked = selector.name, selector.version
+        if not name:
+            raise InvalidArgument("NO_MODEL_NAME", "model.name: must be given")
+        served = self._served.get(name)
+        if served is None:
+            self._require_complete()
+            raise NotFound("NO_SUCH_MODEL", f"there is no model {name[:64]!r}")
+        versions = served.versions
+        if not asked:
+            return versions[max(versions)]
+        if asked.isascii() and asked.isdecimal():
+            # At most 9 digits, as in a package: anything longer cannot exist.
+            model = versions.get(int(asked)) if len(asked) <= 9 else None
+            if model is None:
+                self._require_complete()
+                known = ", ".join(map(str, sorted(versions)))
+                raise NotFound("NO_SUCH_VERSION", f"{name} has no version {asked[:64]}; it has {known}")
+            return model
+        if not LABEL.fullmatch(asked):
+            raise InvalidArgument(
+                "BAD_VERSION", f"model.version: must be a decimal number, a label or empty; got {asked[:64]!r}"
+            )
+        if asked not in served.labels:
+            known = ", ".join(sorted(served.labels)) or "none"
+            raise NotFound("NO_SUCH_LABEL", f"{name} has no label {asked!r}; it has {known}")
+        model = versions.get(served.labels[asked])
+        if model is None:
+            self._require_complete()
+            raise Unavailable("LABEL_NOT_LOADED", f"{name}: {asked} is version {served.labels[asked]}, not loaded here")
+        return model
+
+    def all(self) -> list[model_pb2.Model]:
+        """The cards of all models, by name, the latest version first."""
+        served = dict(self._served)
+        return [
+            served[name].versions[version].manifest
+            for name in sorted(served)
+            for version in sorted(served[name].versions, reverse=True)
+        ]
+
+    def close(self) -> None:
+        """Run what waits in each model, then free all of them. The transport has stopped."""
+        for model in tuple(self._retiring):
+            model.close()  # `apply` waits for it
+        with self._changing:
+            models = [model for served in self._served.values() for model in served.versions.values()]
+            models += [model for prepared in self._prepared.values() for model in prepared.values()]
+            self._served.clear()
+            self._prepared.clear()
+        for model in models:
+            model.close()
+
+    def _require_complete(self) -> None:
+        if not self._complete:
+            raise Unavailable("LOADING", "models are being loaded; try again")
+
+    def _load(self, directory: Path) -> ServedModel:
         began = time.monotonic()
         package = packages.read(directory)
         session = OnnxSession(package, self._device, threads=self._threads, max_batch_rows=self._max_batch_rows)
@@ -97,18 +218,30 @@ class Repository:
         except Exception as error:  # onnxruntime's errors have no common base
             session.close()
             raise PackageError(f"{packages.ENCODER} or {packages.DECODER}", f"cannot be run: {error}") from error
-        load_s = time.monotonic() - began
-        manifest = package.manifest
-        manifest.runtime.provider = self._device.provider
-        manifest.runtime.max_batch_rows = model.max_batch_rows
-        manifest.runtime.load_seconds = load_s
+        runtime = package.manifest.runtime
+        runtime.provider = self._device.provider
+        runtime.max_batch_rows = model.max_batch_rows
+        runtime.load_seconds = time.monotonic() - began
+        return model
+
+    def _refuse(self, name: str, version: int, why: PackageError, *, traceback: bool = False) -> PackageError:
+        if version not in self._served.get(name, _Served()).versions:
+            self._metrics.model_ready.labels(name, str(version)).set(0)
+        log.error(
+            "model refused",
+            extra={"model": name, "version": str(version), "file": why.file, "rule": why.rule},
+            exc_info=traceback,
+        )
+        return why
+
+    def _show(self, model: ServedModel) -> None:
+        version, manifest = str(model.version), model.manifest
         manifest.runtime.ready_time.GetCurrentTime()
-        with self._lock:
-            self._models.setdefault(model.name, {})[model.version] = model
-        version = str(model.version)
+        load_s = manifest.runtime.load_seconds
         self._metrics.model_load_duration.labels(model.name).observe(load_s)
         self._metrics.model_ready.labels(model.name, version).set(1)
         self._metrics.model_info.labels(model.name, version, manifest.variant, self._device.provider).set(1)
+        self._metrics.queue_rows.labels(model.name, version).set_function(lambda: model.queued_rows)
         log.info(
             "model ready",
             extra={
@@ -120,47 +253,12 @@ class Repository:
                 "batch_rows": model.max_batch_rows,
             },
         )
-        return model
 
-    def get(self, selector: autoencoder_pb2.ModelSelector) -> ServedModel:
-        """The model that is asked for. Raises InvalidArgument, NotFound, or Unavailable while models load."""
-        if not selector.name:
-            raise InvalidArgument("NO_MODEL_NAME", "model.name: must be given")
-        with self._lock:
-            versions = dict(self._models.get(selector.name, {}))
-        if not selector.version and versions:
-            return versions[max(versions)]
-        if selector.version and not (selector.version.isascii() and selector.version.isdecimal()):
-            raise InvalidArgument(
-                "BAD_VERSION", f"model.version: must be a decimal number or empty; got {selector.version[:64]!r}"
-            )
-        # At most 9 digits, as in a package: anything longer cannot exist.
-        model = versions.get(int(selector.version)) if 0 < len(selector.version) <= 9 else None
-        if model is not None:
-            return model
-        if not self._complete:
-            raise Unavailable("LOADING", "models are being loaded; try again")
-        if versions:
-            known = ", ".join(map(str, sorted(versions)))
-            raise NotFound("NO_SUCH_VERSION", f"{selector.name} has no version {selector.version[:64]}; it has {known}")
-        raise NotFound("NO_SUCH_MODEL", f"there is no model {selector.name[:64]!r}")
-
-    def all(self) -> list[model_pb2.Model]:
-        """The cards of all models, by name, the latest version first."""
-        with self._lock:
-            return [
-                self._models[name][version].manifest
-                for name in sorted(self._models)
-                for version in sorted(self._models[name], reverse=True)
-            ]
-
-    def close(self) -> None:
-        """Run what waits in each model, then free all of them."""
-        with self._lock:
-            models = [model for versions in self._models.values() for model in versions.values()]
-            self._models.clear()
-        for model in models:
-            model.close()
+    def _hide(self, model: ServedModel) -> None:
+        version = str(model.version)
+        self._metrics.model_ready.remove(model.name, version)
+        self._metrics.model_info.remove(model.name, version, model.manifest.variant, self._device.provider)
+        self._metrics.queue_rows.remove(model.name, version)
 
     def _verify(self, package: packages.Package, session: Session) -> None:
         def padded(graph: Callable[[Rows], Rows]) -> Callable[[Rows], Rows]:

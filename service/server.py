@@ -9,23 +9,26 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from service import completion_queue
+from service import completion_queue, replicas
 from service.completion_queue import CompletionQueueTransport
 from service.cores import cpu_limit
-from service.errors import PackageError, StartError
+from service.errors import StartError
+from service.guard import Guard
 from service.metrics import Metrics
+from service.plans import Plan
 from service.probes import Probes, tcp_listener, unix_listener
-from service.repository import Repository
+from service.repository import Refusals, Repository
+from service.security import Security
 from service.servicer import SERVICE, Servicer
 from service.session import choose_device
-from service.settings import Settings
+from service.settings import Settings, address_of
 from service.threaded import ThreadedTransport
 from service.transport import Limits, Transport
 
@@ -47,14 +50,19 @@ class Server:
         self._ready = threading.Event()
         self.device = choose_device(settings.device, gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes)
         metrics = Metrics(CollectorRegistry())
-        self._transport = _transport(settings, metrics, share_port=probes_socket is not None)
+        self.security = Security(
+            settings, on_expiry=lambda kind, expiry: metrics.certificate_expiry.labels(kind).set(expiry)
+        )
+        self._transport = _transport(settings, metrics, share_port=probes_socket is not None, guard=self.security.guard)
         self.repository = Repository(
+            models=settings.models,
             device=self.device,
             threads=settings.threads or cpu_limit(),
             max_batch_rows=settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             metrics=metrics,
             work=self._transport.work,
+            on_change=self._tell_health,
         )
         servicer = Servicer(
             self.repository, max_interpolation_points=settings.max_interpolation_points, metrics=metrics
@@ -71,36 +79,39 @@ class Server:
                 if probes_socket is None
                 else unix_listener(probes_socket)
             )
-            self._probes = Probes(listener, metrics.registry, self._ready.is_set)
+            orders = None if probes_socket is None else replicas.commands(self.repository)
+            self._probes = Probes(listener, metrics.registry, self._ready.is_set, orders)
         except OSError as error:
             raise StartError(f"--http-port {settings.http_port} on {settings.host}: {error.strerror}") from error
         try:
-            self.port = self._transport.bind(_address(settings.host, settings.port))
+            self.port = self._transport.bind(address_of(settings.host, settings.port), self.security.credentials())
         except OSError as error:
             self._probes.stop()
             raise StartError(f"--port {settings.port} on {settings.host}: {error}") from error
         self.http_port = self._probes.port
 
-    def start(self, *, stop_loading: Callable[[], bool] = lambda: False) -> list[PackageError]:
-        """Listen, load the models, then serve. Returns why packages were refused. Raises StartError where none is left,
-        unless `stop_loading()` said to stop."""
+    def start(self, plans: Sequence[Plan], *, stop_loading: Callable[[], bool] = lambda: False) -> Refusals:
+        """Listen, load what is planned, then serve. Returns why packages were refused. Raises StartError where none is
+        left, unless `stop_loading()` said to stop, or it was planned so."""
         for service in ("", SERVICE):
             self._health.set(service, _NOT_SERVING)
         self._probes.start()
+        self.security.start()
         self._transport.start()
-        try:
-            refused = self.repository.load_all(self._settings.models, stop=stop_loading)
-        except PackageError as error:
-            raise StartError(f"--models: {error}") from error
+        refused = self.repository.load_all(plans, stop=stop_loading)
         if stop_loading():
             return refused
         cards = self.repository.all()
-        if not cards:
+        if not cards and (refused or not plans):
             raise StartError(f"--models {self._settings.models}: no package there can be served")
         for service in ("", SERVICE, *{card.name for card in cards}):
             self._health.set(service, _SERVING)
         self._ready.set()
         return refused
+
+    def _tell_health(self, name: str, served: bool) -> None:
+        if self._ready.is_set():
+            self._health.set(name, _SERVING if served else _NOT_SERVING)
 
     def stop(self, *, wait: Callable[[float], object]) -> None:
         """Drain and close. `wait(seconds)` passes the lame-duck delay and may return early."""
@@ -111,11 +122,12 @@ class Server:
             wait(self._settings.lame_duck_s)
         log.info("draining", extra={"drain_s": self._settings.drain_s})
         self._transport.stop(self._settings.drain_s)
+        self.security.stop()
         self.repository.close()
         self._probes.stop()
 
 
-def _transport(settings: Settings, metrics: Metrics, *, share_port: bool) -> Transport:
+def _transport(settings: Settings, metrics: Metrics, *, share_port: bool, guard: Guard | None) -> Transport:
     """Raises StartError where the completion queue was asked for by name and cannot be used."""
     limits = Limits(
         max_concurrent_requests=settings.max_concurrent_requests,
@@ -123,6 +135,10 @@ def _transport(settings: Settings, metrics: Metrics, *, share_port: bool) -> Tra
         max_stream_requests=settings.max_stream_requests,
         max_connection_age_s=settings.max_connection_age_s or math.inf,
         connection_grace_s=settings.drain_s,
+        max_connections=settings.max_connections,
+        max_connection_streams=settings.max_connection_streams,
+        max_header_bytes=settings.max_header_bytes,
+        keepalive_s=settings.keepalive_s,
     )
     reason = None if settings.transport == "threaded" else completion_queue.why_not()
     if reason and settings.transport == "completion-queue":
@@ -132,11 +148,7 @@ def _transport(settings: Settings, metrics: Metrics, *, share_port: bool) -> Tra
     if reason or settings.transport == "threaded":
         metrics.transport_info.labels("threaded").set(1)
         return ThreadedTransport(
-            threads=settings.handler_threads, limits=limits, metrics=metrics, share_port=share_port
+            threads=settings.handler_threads, limits=limits, metrics=metrics, share_port=share_port, guard=guard
         )
     metrics.transport_info.labels("completion-queue").set(1)
-    return CompletionQueueTransport(limits=limits, metrics=metrics, share_port=share_port)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return CompletionQueueTransport(limits=limits, metrics=metrics, share_port=share_port, guard=guard)

@@ -67,7 +67,7 @@ class Servicer:
         }
 
     def encode(self, request: pb.EncodeRequest, call: Call) -> None:
-        model, dtype = self._asked(request)
+        model, dtype = self._asked(request, call)
         rows = tensors.decode("rows", request.rows, model.input)
 
         def response(result: Result) -> Message:
@@ -79,7 +79,7 @@ class Servicer:
         model.encode(rows, call, _reply(call, response))
 
     def decode(self, request: pb.DecodeRequest, call: Call) -> None:
-        model, dtype = self._asked(request)
+        model, dtype = self._asked(request, call)
         latents = tensors.decode("latents", request.latents, model.latent)
 
         def response(result: Result) -> Message:
@@ -91,7 +91,7 @@ class Servicer:
         model.decode(latents, call, _reply(call, response))
 
     def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> None:
-        model, dtype = self._asked(request)
+        model, dtype = self._asked(request, call)
         rows = tensors.decode("rows", request.rows, model.input)
 
         def response(result: Result) -> Message:
@@ -105,7 +105,7 @@ class Servicer:
         model.reconstruct(rows, call, _reply(call, response))
 
     def denoise(self, request: pb.DenoiseRequest, call: Call) -> None:
-        model, dtype = self._asked(request)
+        model, dtype = self._asked(request, call)
         rows = tensors.decode("rows", request.rows, model.input)
 
         def response(result: Result) -> Message:
@@ -117,7 +117,7 @@ class Servicer:
         model.denoise(rows, call, _reply(call, response))
 
     def interpolate(self, request: pb.InterpolateRequest, call: Call) -> None:
-        model, dtype = self._asked(request)
+        model, dtype = self._asked(request, call)
         path = self._path(request)
         return_latents = request.return_latents
 
@@ -142,14 +142,18 @@ class Servicer:
 
     def list_models(self, request: pb.ListModelsRequest, call: Call) -> None:
         cards = self._repository.all()
+        if (grant := call.grant) is not None:
+            cards = [card for card in cards if grant.allows(card.name)]
         call.answer(lambda: pb.ListModelsResponse(models=cards))
 
     def get_model(self, request: pb.GetModelRequest, call: Call) -> None:
+        _require_model(call, request.model.name)
         card = self._repository.get(request.model).manifest
         call.answer(lambda: pb.GetModelResponse(model=card))
 
-    def _asked(self, request: _Request) -> tuple[ServedModel, model_pb2.DataType]:
+    def _asked(self, request: _Request, call: Call) -> tuple[ServedModel, model_pb2.DataType]:
         """The model and the type of the answer that a request asks for."""
+        _require_model(call, request.model.name)
         return self._repository.get(request.model), tensors.output_dtype(request.output_dtype)
 
     def _path(self, request: pb.InterpolateRequest) -> paths.Path:
@@ -177,6 +181,12 @@ class Servicer:
         if len(wrong):
             raise InvalidArgument("BAD_WEIGHT", f"weights.values: from {low:g} to {high:g}; got {wrong[0]:g}")
         return paths.Path(method=method, weights=weights)
+
+
+def _require_model(call: Call, name: str) -> None:
+    """Raises PermissionDenied."""
+    if call.grant is not None:
+        call.grant.require_model(name)
 
 
 def _pair(field: str, pair: pb.TensorPair, spec: tensors.Spec) -> tuple[tensors.Array, tensors.Array]:

@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from service.plans import Policy
 
 PREFIX = "HOURGLASS_"
 MAX_WORKERS = 256
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
 
-def _setting(default: Any, help: str, *, choices: Sequence[str] = (), least: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least})
+def _setting(
+    default: Any, help: str, *, choices: Sequence[str] = (), least: float | None = None, metavar: str | None = None
+) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "metavar": metavar})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     models: Path = _setting(Path("models"), "directory of model packages, <name>/<version>/")
+    versions: str = _setting("all", "versions of each model that are served: all, or latest:N for the N largest")
+    watch_s: float = _setting(
+        0.0, "seconds between looks at the directory for new, changed and removed versions; 0 for never", least=0
+    )
     host: str = _setting(
-        "127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces (there is no authentication: keep it inside)"
+        "127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces (then use TLS and tokens, or keep it inside)"
     )
     port: int = _setting(50051, "gRPC port; 0 takes a free one", least=0)
     http_port: int = _setting(9464, "port of /metrics, /healthz and /readyz; 0 takes a free one", least=0)
+    tls_cert: str = _setting("", "our certificate with its chain (PEM), for TLS; read again on change", metavar="FILE")
+    tls_key: str = _setting("", "the key of our certificate (PEM, no password)", metavar="FILE")
+    tls_client_ca: str = _setting(
+        "", "whose certificates clients must have (PEM roots), for mutual TLS; empty asks for none", metavar="FILE"
+    )
+    tokens: str = _setting(
+        "",
+        "tokens that calls must bear, with what each allows (see service.tokens); empty asks for none",
+        metavar="FILE",
+    )
+    admin_address: str = _setting(
+        "",
+        "where ModelAdminService listens, unix:/path or host:port; a host that is not this machine needs "
+        "--tls-client-ca, or --tls-cert and --tokens; empty for nowhere",
+    )
     device: str = _setting(
         "auto", "where graphs run; auto takes CUDA where it works, else the CPU, and says which", choices=DEVICES
     )
@@ -54,6 +78,21 @@ class Settings:
     max_stream_requests: int = _setting(
         256, "most requests of one stream that are not answered; the client is held back beyond", least=1
     )
+    max_connections: int = _setting(4096, "most connections of one process; further ones are closed at once", least=1)
+    max_connection_streams: int = _setting(
+        4096,
+        "most RPCs at a time of one connection; further ones wait at the client or are UNAVAILABLE, so that this is "
+        "better more than --max-concurrent-requests, which refuses by name",
+        least=1,
+    )
+    max_header_bytes: int = _setting(
+        16384, "most bytes of the headers of one RPC; more are RESOURCE_EXHAUSTED (metadata size)", least=1024
+    )
+    keepalive_s: float = _setting(
+        60.0,
+        "seconds of silence after which a connection is asked whether its client is there; it has 20 s to answer",
+        least=1,
+    )
     max_connection_age_s: float = _setting(
         0.0,
         "seconds after which a client is asked to connect anew, so that load spreads over new workers and pods; "
@@ -76,13 +115,47 @@ class Settings:
                 raise ValueError(f"{_flag(setting.name)}: must be at least {least:g}; got {value}")
         if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
             raise ValueError(f"--workers: must be auto or a number from 1 to {MAX_WORKERS}; got {self.workers}")
+        try:
+            self.policy()
+        except ValueError as error:
+            raise ValueError(f"--versions: {error}") from error
         for name in ("port", "http_port"):
             if getattr(self, name) > 65535:
                 raise ValueError(f"{_flag(name)}: must be at most 65535; got {getattr(self, name)}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("--tls-cert and --tls-key go together; give both or neither")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("--tls-client-ca: needs --tls-cert and --tls-key")
+        self._check_admin_address()
         if self.max_queue_rows < self.max_batch_rows:
             raise ValueError(
                 f"--max-queue-rows: must be at least --max-batch-rows={self.max_batch_rows}; got {self.max_queue_rows}"
             )
+
+    def _check_admin_address(self) -> None:
+        address = self.admin_address
+        if not address or address.startswith("unix:/"):
+            return
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"--admin-address: must be unix:/path or host:port; got {address}")
+        if not self.is_local(host.strip("[]")) and not (self.tls_client_ca or (self.tls_cert and self.tokens)):
+            raise ValueError(
+                f"--admin-address: on {host}, which is not this machine's loopback, needs --tls-client-ca, or "
+                "--tls-cert and --tokens"
+            )
+
+    @staticmethod
+    def is_local(host: str) -> bool:
+        """Whether only this machine can reach what listens on `host`."""
+        try:
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    def policy(self) -> Policy:
+        """Raises ValueError."""
+        return Policy.parse(self.versions)
 
 
 def arguments(settings: Settings) -> list[str]:
@@ -118,7 +191,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             type=kind,
             default=default,
             choices=choices or None,
-            metavar=None if choices else _METAVARS[kind.__name__],
+            metavar=None if choices else setting.metadata["metavar"] or _METAVARS[kind.__name__],
             help=setting.metadata["help"],
         )
     values = vars(parser.parse_args(arguments))
@@ -126,6 +199,11 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         return Settings(**values)
     except ValueError as error:
         parser.error(str(error))
+
+
+def address_of(host: str, port: int) -> str:
+    """As gRPC and URLs have it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 _METAVARS = {"int": "N", "float": "SECONDS", "str": "TEXT", "PosixPath": "DIR"}

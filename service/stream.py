@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from service import statuses
-from service.calls import Call
+from service.calls import Call, handle
 from service.errors import InvalidArgument, ServiceError, internal_error
 from service.metrics import Metrics
 
@@ -37,7 +37,7 @@ class Stream:
                 raise InvalidArgument(
                     "BAD_TIMEOUT", f"timeout_seconds: must be a number of at least 0; got {request.timeout_seconds}"
                 )
-            self._operations[kind](getattr(request, kind), item)
+            handle(self._operations[kind], getattr(request, kind), item)
         except ServiceError as error:
             item.fail(error)
         except Exception:
@@ -54,7 +54,7 @@ class Stream:
 class _Item:
     """A `calls.Call` of one message, whose answer carries the message's id."""
 
-    __slots__ = ("_call", "_id", "_kind", "_stream", "caller", "deadline", "on_cancel")
+    __slots__ = ("_call", "_id", "_kind", "_stream", "caller", "deadline", "grant", "on_cancel")
 
     def __init__(self, stream: Stream, call: Call, request: pb.StreamRequest, kind: str) -> None:
         self._stream = stream
@@ -62,6 +62,7 @@ class _Item:
         self._id = request.id
         self._kind = kind
         self.caller = call.caller
+        self.grant = call.grant
         self.deadline = call.deadline
         if request.timeout_seconds > 0:
             self.deadline = min(self.deadline, time.monotonic() + request.timeout_seconds)

@@ -17,30 +17,34 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from http.client import HTTPConnection, HTTPException
+from dataclasses import asdict, dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from service import replicas
 from service import settings as settings_module
 from service.announcement import Announcement, Card
+from service.control import Control
 from service.cores import cpu_limit
-from service.errors import StartError
+from service.errors import PackageError, StartError, Unavailable
 from service.exposition import Total
 from service.probes import Probes, tcp_listener
+from service.replicas import Replicas
+from service.security import Security
 from service.settings import Settings
 from service.signals import Signals
 
 log = logging.getLogger("service")
 
-_SCRAPE_S = 2.0
 # A worker that dies younger than this is replaced later and later, so that a fault at the start costs no whole CPU.
 _YOUNG_S = 10.0
 _LONGEST_PAUSE_S = 10.0
 _AFTER_DRAIN_S = 30.0
+_BUSY_S = 0.2
 
 
 @dataclass(eq=False)
@@ -68,6 +72,9 @@ class Supervisor:
         self._total = Total()
         self._selector = selectors.DefaultSelector()
         self._announced = self._stopping = self._failed = False
+        self._control = Control(settings, Replicas(self._sockets, give_up=self._give_up))
+        self._security: Security | None = None  # of the administrators' listener; the workers have their own
+        self._refused: dict[tuple[str, int], PackageError] = {}
         registry = CollectorRegistry()
         self._count = Gauge("autoencoder_workers", "Processes that are ready to serve", registry=registry)
         self._count.set_function(lambda: sum(worker.ready for worker in self._workers))
@@ -80,6 +87,9 @@ class Supervisor:
     def run(self, signals: Signals) -> int:
         """Serve until a signal comes; returns the exit code."""
         try:
+            self._control.plan()
+            if self._settings.admin_address:
+                self._security = Security(self._settings, on_expiry=lambda kind, expiry: None)
             try:
                 port = _hold(self._settings.host, self._settings.port)
             except OSError as error:
@@ -92,10 +102,15 @@ class Supervisor:
                     raise StartError(f"{where}: {error.strerror}") from error
                 probes = Probes(listener, self._registry, self._is_ready)
                 probes.start()
+                if self._security is not None:
+                    self._security.start()
                 try:
                     self._watch(signals, int(port.getsockname()[1]), probes.port)
                 finally:
                     self._end()
+                    self._control.stop()
+                    if self._security is not None:
+                        self._security.stop()
                     probes.stop()
         except StartError as error:
             log.error("cannot start", extra={"reason": str(error)})
@@ -111,7 +126,7 @@ class Supervisor:
             for worker in self._workers:
                 if worker.ready:
                     with suppress(OSError, HTTPException):
-                        worker.metrics = _get(worker.probes_socket, "/metrics")
+                        worker.metrics = replicas.get(worker.probes_socket, "/metrics")
             return self._total.of([worker.metrics for worker in self._workers if worker.metrics])
 
     def _is_ready(self) -> bool:
@@ -133,7 +148,7 @@ class Supervisor:
             if not self._stopping:
                 for worker in self._workers:
                     if worker.process is None and worker.start_at <= now:
-                        self._start(worker, flags)
+                        self._start_in_peace(worker, flags)
             elif all(worker.process is None for worker in self._workers):
                 return
             elif now >= kill_at:
@@ -151,6 +166,32 @@ class Supervisor:
                 else:
                     self._hear(key.data, port, http_port)
 
+    def _start_in_peace(self, worker: _Worker, flags: list[str]) -> None:
+        """Start a process, but not while what is served is being changed."""
+        if not self._control.catalogue.lock.acquire(blocking=False):
+            worker.start_at = time.monotonic() + _BUSY_S
+            return
+        try:
+            self._start(worker, flags)
+        finally:
+            self._control.catalogue.lock.release()
+
+    def _sockets(self) -> list[Path]:
+        with self._lock:
+            if self._stopping:
+                raise Unavailable("DRAINING", "the service is stopping")
+            for worker in self._workers:
+                if worker.process is not None and not worker.ready:
+                    raise Unavailable("STARTING", f"worker {worker.number} is starting; try again")
+            return [worker.probes_socket for worker in self._workers if worker.ready]
+
+    def _give_up(self, socket_path: Path) -> None:
+        """End a worker, which is replaced as one that died."""
+        with self._lock:
+            for worker in self._workers:
+                if worker.probes_socket == socket_path and worker.process is not None:
+                    worker.process.terminate()
+
     def _start(self, worker: _Worker, flags: list[str]) -> None:
         worker.probes_socket.unlink(missing_ok=True)
         process = subprocess.Popen(
@@ -162,6 +203,10 @@ class Supervisor:
             start_new_session=True,
         )
         worker.process, worker.started_at = process, time.monotonic()
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # of one that died at once
+            process.stdin.write(json.dumps([asdict(plan) for plan in self._control.catalogue.plans]) + "\n")
+            process.stdin.flush()
         assert process.stdout is not None
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
 
@@ -173,9 +218,13 @@ class Supervisor:
         if line:
             worker.ready = True
             log.info("worker ready", extra={"worker": worker.number, "pid": worker.process.pid})
+            facts = json.loads(line)
+            for name, version, file, rule in facts["refused"]:
+                self._refused[name, version] = PackageError(file, rule)
             if not self._announced and all(other.ready for other in self._workers):
                 self._announced = True
-                self._announce(json.loads(line), port, http_port)
+                self._control.start(self._refused, self._security)
+                self._announce(facts, port, http_port)
             return
         self._selector.unregister(worker.process.stdout)
         code = self._bury(worker)
@@ -256,24 +305,3 @@ def _hold(host: str, port: int) -> socket.socket:
         holder.close()
         raise
     return holder
-
-
-class _UnixConnection(HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_SCRAPE_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_SCRAPE_S)
-        self.sock.connect(str(self._path))
-
-
-def _get(path: Path, what: str) -> str:
-    """Raises OSError or HTTPException."""
-    connection = _UnixConnection(path)
-    try:
-        connection.request("GET", what)
-        return connection.getresponse().read().decode()
-    finally:
-        connection.close()

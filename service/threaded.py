@@ -16,8 +16,10 @@ from google.protobuf.message import Message
 from service.admission import Admission
 from service.calls import Method, perform
 from service.errors import Cancelled, ServiceError, Unavailable, internal_error
+from service.guard import Guard
 from service.metrics import Metrics
-from service.transport import Limits, Meter, listen, server_options
+from service.tokens import Grant
+from service.transport import GuardInterceptor, Limits, Meter, listen, server_options
 
 _FAREWELL_S = 1.0
 
@@ -27,7 +29,11 @@ class ThreadedTransport:
 
     work = None
 
-    def __init__(self, *, threads: int, limits: Limits, metrics: Metrics, share_port: bool = False) -> None:
+    def __init__(
+        self, *, threads: int, limits: Limits, metrics: Metrics, share_port: bool = False, guard: Guard | None = None
+    ) -> None:
+        self._guard = guard
+        self._own: set[str] = set()
         self._limits = limits
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="handler")
@@ -39,6 +45,7 @@ class ThreadedTransport:
         self._draining = False
         self._server = grpc.server(
             self._pool,
+            interceptors=[] if guard is None else [GuardInterceptor(guard, own=self._own.__contains__)],
             maximum_concurrent_rpcs=limits.max_concurrent_requests,
             options=server_options(limits, share_port=share_port),
         )
@@ -51,6 +58,7 @@ class ThreadedTransport:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method_name, method in methods.items():
             meter = Meter(self._metrics, f"/{name}/{method_name}")
+            self._own.add(meter.method)
             # The raw bytes come to the behaviours, so that garbage is answered like any other wrong request.
             if method.stream:
                 handlers[method_name] = grpc.stream_stream_rpc_method_handler(self._stream(method, meter))
@@ -86,9 +94,10 @@ class ThreadedTransport:
         def behaviour(request: bytes, context: grpc.ServicerContext) -> bytes:
             began = time.monotonic()
             try:
+                grant = self._grant(meter, context)
                 self._admission.enter()
                 try:
-                    call = _Call(context)
+                    call = _Call(context, grant)
                     perform(method, request, call)
                     response = call.result()
                 finally:
@@ -107,9 +116,10 @@ class ThreadedTransport:
         def behaviour(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             began = time.monotonic()
             try:
+                grant = self._grant(meter, context)
                 self._admission.enter()
                 try:
-                    stream = _Stream(method, requests, context, self._limits)
+                    stream = _Stream(method, requests, context, self._limits, grant)
                     reader = threading.Thread(target=self._read, args=(stream,), name="stream-reader", daemon=True)
                     with self._streams_lock:
                         self._streams.add(stream)
@@ -133,6 +143,9 @@ class ThreadedTransport:
             meter.succeeded(began)
 
         return behaviour
+
+    def _grant(self, meter: Meter, context: grpc.ServicerContext) -> Grant | None:
+        return None if self._guard is None else self._guard.admit(meter.method, context.invocation_metadata())
 
     def _read(self, stream: _Stream) -> None:
         # It waits for messages until the RPC ends, which may be after the handler has.
@@ -159,8 +172,9 @@ def _serialise(build: Callable[[], Message]) -> bytes:
 class _Call:
     """A `calls.Call` whose handler thread waits for the answer."""
 
-    def __init__(self, context: grpc.ServicerContext) -> None:
+    def __init__(self, context: grpc.ServicerContext, grant: Grant | None) -> None:
         self._context = context
+        self.grant = grant
         self.caller = context.peer()
         self.deadline = _deadline(context)
         self._outcome: Callable[[], Message] | ServiceError | None = None
@@ -200,8 +214,14 @@ class _Stream:
     """
 
     def __init__(
-        self, method: Method[Any], requests: Iterator[bytes], context: grpc.ServicerContext, limits: Limits
+        self,
+        method: Method[Any],
+        requests: Iterator[bytes],
+        context: grpc.ServicerContext,
+        limits: Limits,
+        grant: Grant | None,
     ) -> None:
+        self.grant = grant
         self._method = method
         self._requests = requests
         self._context = context
@@ -301,6 +321,7 @@ class _StreamCall:
         self._cancelled = False
         self.bytes = request_bytes
         self.caller = stream.caller
+        self.grant = stream.grant
         self.deadline = stream.deadline
 
     def on_cancel(self, callback: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,20 +17,52 @@ import grpc
 from service import statuses
 from service.calls import Method, Work
 from service.errors import ServiceError
+from service.guard import Guard
 from service.metrics import Metrics
+
+_KEEPALIVE_TIMEOUT_S = 20.0
+# The second, a minute by default, is the one that gRPC goes by.
+_KEEPALIVE_TIMEOUTS = ("grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """`max_message_bytes` bounds a request; `max_stream_requests` those of one stream that are not answered yet. A
     connection is asked to end after `max_connection_age_s`, give or take a tenth, and has `connection_grace_s` for its
-    calls; infinity for never."""
+    calls; infinity for never. Connections beyond `max_connections` are closed at once; calls beyond
+    `max_connection_streams` of one connection wait at the client or are UNAVAILABLE; a call with headers of more than
+    `max_header_bytes` is RESOURCE_EXHAUSTED. A connection that is silent for `keepalive_s` is asked whether anybody is
+    there, and ended where nobody answers."""
 
     max_concurrent_requests: int
     max_message_bytes: int
     max_stream_requests: int
     max_connection_age_s: float = math.inf
     connection_grace_s: float = math.inf
+    max_connections: int = 4096
+    max_connection_streams: int = 4096
+    max_header_bytes: int = 16384
+    keepalive_s: float = 60.0
+
+
+class GuardInterceptor(grpc.ServerInterceptor):
+    """Asks the guard for services with generated handlers; the others, `own`, ask it themselves."""
+
+    def __init__(self, guard: Guard, own: Callable[[str], bool]) -> None:
+        self._guard = guard
+        self._own = own
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        if not self._own(details.method):
+            try:
+                self._guard.admit(details.method, details.invocation_metadata)
+            except ServiceError as error:
+                status = statuses.of(error)
+                # Of all kinds of handlers the one that waits for no message.
+                return grpc.stream_stream_rpc_method_handler(
+                    lambda requests, context: context.abort_with_status(status)
+                )
+        return continuation(details)
 
 
 class Transport(Protocol):
@@ -61,7 +93,7 @@ class Meter:
         self._ok = metrics.rpc_requests.labels(method, "OK")
         self._requests = metrics.rpc_requests
         self._rejected = metrics.rejected_requests
-        self._method = method
+        self.method = method
 
     def succeeded(self, began: float) -> None:
         self._duration.observe(time.monotonic() - began)
@@ -71,7 +103,7 @@ class Meter:
         """Returns the status to answer with."""
         status = statuses.of(error)
         self._duration.observe(time.monotonic() - began)
-        self._requests.labels(self._method, status.code.name).inc()
+        self._requests.labels(self.method, status.code.name).inc()
         self._rejected.labels(error.reason).inc()
         return status
 
@@ -83,6 +115,14 @@ def server_options(limits: Limits, *, share_port: bool) -> list[tuple[str, int]]
     }
     return [
         *((name, int(seconds * 1000)) for name, seconds in ages.items() if math.isfinite(seconds)),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.max_concurrent_streams", limits.max_connection_streams),
+        # The first is where gRPC begins to refuse some calls by chance.
+        ("grpc.max_metadata_size", limits.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+        ("grpc.keepalive_time_ms", int(limits.keepalive_s * 1000)),
+        *((name, int(min(limits.keepalive_s, _KEEPALIVE_TIMEOUT_S) * 1000)) for name in _KEEPALIVE_TIMEOUTS),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         # Without this two servers share a port without a word.

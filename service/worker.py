@@ -1,7 +1,8 @@
 """A process that a supervisor started: python -m service.worker NUMBER SOCKET FLAGS...
 
-Its probes listen on SOCKET. It writes one line of JSON to its standard output when it serves, and stops as on SIGTERM
-when its standard input ends, as it does when the supervisor is killed.
+Its probes listen on SOCKET, and take its supervisor's orders. The first line of its standard input is what to load. It
+writes one line of JSON to its standard output when it serves, and stops as on SIGTERM when its standard input ends, as
+it does when the supervisor is killed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from service import logs, settings, single
 from service.announcement import Card
+from service.plans import Plan
+from service.repository import Refusals
 from service.server import Server
 from service.signals import Signals
 
@@ -25,13 +29,22 @@ def main() -> int:
     configuration = settings.read(flags, {})
     logs.configure(format=configuration.log_format, level=configuration.log_level, worker=int(number))
 
-    def tell(server: Server) -> None:
-        cards = [asdict(Card.of(model)) for model in server.repository.all()]
-        print(json.dumps({"device": server.device.provider, "cards": cards}), flush=True)
+    plans = [Plan.of(facts) for facts in json.loads(sys.stdin.readline() or "[]")]
+
+    def begin(server: Server) -> tuple[list[Plan], Callable[[Refusals], None]]:
+        def tell(refused: Refusals) -> None:
+            facts = {
+                "device": server.device.provider,
+                "cards": [asdict(Card.of(model)) for model in server.repository.all()],
+                "refused": [[*key, why.file, why.rule] for key, why in refused.items()],
+            }
+            print(json.dumps(facts), flush=True)
+
+        return plans, tell
 
     with Signals() as signals:
         threading.Thread(target=_follow, name="supervisor", daemon=True).start()
-        return single.serve(configuration, signals, on_ready=tell, probes_socket=Path(probes_socket))
+        return single.serve(configuration, signals, begin, probes_socket=Path(probes_socket))
 
 
 def _follow() -> None:

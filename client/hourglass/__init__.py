@@ -1,5 +1,6 @@
 """The client of the Hourglass autoencoder service: numpy in, numpy out."""
 
+from hourglass.admin import AdminClient, ModelVersion
 from hourglass.aio import AsyncClient
 from hourglass.channel import TLS
 from hourglass.client import Client
@@ -23,6 +24,7 @@ from hourglass.results import Denoised, Execution, Interpolation, ModelCard, Rec
 
 __all__ = [
     "TLS",
+    "AdminClient",
     "AsyncClient",
     "Cancelled",
     "Client",
@@ -35,6 +37,7 @@ __all__ = [
     "Interpolation",
     "InvalidArgument",
     "ModelCard",
+    "ModelVersion",
     "NotFound",
     "Overloaded",
     "PermissionDenied",

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hourglass import commands
+from hourglass import admin_commands, commands
+from hourglass.admin import AdminClient
 from hourglass.channel import TLS
 from hourglass.client import Client
 from hourglass.errors import HourglassError
@@ -23,6 +24,7 @@ examples:
   hourglass decode latents.npy digits.npy --model mnist-conv
   hourglass reconstruct digits.npy again.npy --scores scores.csv
   hourglass denoise noisy.png clean.png --model mnist-denoising
+  hourglass admin --help
   hourglass interpolate three.png eight.png strip.png --steps 9 --method spherical
 
 A .npy file holds rows: its first dimension counts them, the others are the shape of the model's input (or latent).
@@ -30,25 +32,32 @@ uint8 means 0 to 255 for 0 to 1. Files are read and written piece by piece, so t
 Where --model is left out and one model fits, that one is used.
 
 environment:
-  HOURGLASS_ADDRESS  as --address
-  HOURGLASS_TOKEN    the token itself; a token on the command line would be seen by every user of the machine
+  HOURGLASS_ADDRESS        as --address
+  HOURGLASS_ADMIN_ADDRESS  as --address of hourglass admin
+  HOURGLASS_TOKEN          the token itself; a token on the command line would be seen by every user of the machine
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    connection = argparse.ArgumentParser(add_help=False)
-    group = connection.add_argument_group("connection")
-    group.add_argument(
-        "--address",
-        default=os.environ.get("HOURGLASS_ADDRESS") or DEFAULT_ADDRESS,
-        help=f"host:port or any gRPC name (default: HOURGLASS_ADDRESS, else {DEFAULT_ADDRESS})",
-    )
+    secured = argparse.ArgumentParser(add_help=False)
+    group = secured.add_argument_group("connection")
     group.add_argument("--tls", action="store_true", help="use TLS and trust the roots that gRPC ships")
     group.add_argument("--tls-ca", metavar="FILE", type=Path, help="use TLS and trust these roots (PEM)")
     group.add_argument("--tls-cert", metavar="FILE", type=Path, help="our certificate, for mutual TLS (PEM)")
     group.add_argument("--tls-key", metavar="FILE", type=Path, help="the key of our certificate (PEM)")
     group.add_argument("--token-file", metavar="FILE", type=Path, help="send the token in this file as a bearer token")
+    group.add_argument(
+        "--token-in-clear",
+        action="store_true",
+        help="send the token without TLS to another machine, where nobody can listen, as behind a service mesh",
+    )
     group.add_argument("--timeout", metavar="S", type=_seconds, help="give up after so many seconds (default: never)")
+    connection = argparse.ArgumentParser(add_help=False, parents=[secured])
+    connection.add_argument(
+        "--address",
+        default=os.environ.get("HOURGLASS_ADDRESS") or DEFAULT_ADDRESS,
+        help=f"host:port or any gRPC name (default: HOURGLASS_ADDRESS, else {DEFAULT_ADDRESS})",
+    )
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument(
         "--model", metavar="NAME[/VERSION]", help="the model; may be left out where one fits (see hourglass models)"
@@ -99,6 +108,8 @@ def parser() -> argparse.ArgumentParser:
         "--method", choices=("linear", "spherical"), default="linear", help="how to walk between the latents"
     )
     strip.set_defaults(run=commands.interpolate)
+
+    admin_commands.add_parsers(add, secured)
     return main
 
 
@@ -127,13 +138,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _connect(arguments: argparse.Namespace) -> Client:
+def _connect(arguments: argparse.Namespace) -> Client | AdminClient:
     files = {name: getattr(arguments, f"tls_{name}") for name in ("ca", "cert", "key")}
     token = os.environ.get("HOURGLASS_TOKEN") or None
     if arguments.token_file is not None:
         token = _read_token(arguments.token_file)
     tls: bool | TLS = TLS(**files) if any(files.values()) else arguments.tls
-    return Client(arguments.address, tls=tls, token=token)
+    connect: type[Client | AdminClient] = getattr(arguments, "connect", Client)
+    return connect(arguments.address, tls=tls, token=token, token_in_clear=arguments.token_in_clear)
 
 
 def _read_token(path: Path) -> str:

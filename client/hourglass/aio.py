@@ -37,6 +37,7 @@ class AsyncClient:
         *,
         tls: bool | TLS = False,
         token: str | None = None,
+        token_in_clear: bool = False,
         attempts: int = MAX_ATTEMPTS,
         max_message_rows: int = 256,
         max_message_bytes: int = 1 << 20,
@@ -44,7 +45,14 @@ class AsyncClient:
         connections: int = CONNECTIONS,
     ) -> None:
         asyncio.get_running_loop()  # RuntimeError outside of one, where grpc would pick a loop that nobody runs.
-        endpoint = Endpoint(address=address, tls=tls, token=token, attempts=attempts, connections=connections)
+        endpoint = Endpoint(
+            address=address,
+            tls=tls,
+            token=token,
+            token_in_clear=token_in_clear,
+            attempts=attempts,
+            connections=connections,
+        )
         self._limits = Limits(
             max_message_rows=max_message_rows, max_message_bytes=max_message_bytes, max_in_flight=max_in_flight
         )

@@ -13,7 +13,7 @@ import grpc
 # No server that keeps to gRPC's default of one ping in five minutes takes these for a flood.
 _KEEPALIVE_TIME_MS = 330_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
-_SERVICE = "autoencoder.v1.AutoencoderService"
+_SERVICES = ("autoencoder.v1.AutoencoderService", "autoencoder.v1.ModelAdminService")
 # gRPC's own upper bound; it would lower a larger number without an error.
 MAX_ATTEMPTS = 5
 # With four, all of two processes are reached in seven of eight cases, and most of four.
@@ -46,6 +46,7 @@ class Endpoint:
     address: str
     tls: bool | TLS = False
     token: str | None = None
+    token_in_clear: bool = False
     attempts: int = MAX_ATTEMPTS
     connections: int = CONNECTIONS
 
@@ -60,9 +61,10 @@ class Endpoint:
             return
         if not self.token or not all("!" <= letter <= "~" for letter in self.token):
             raise ValueError("token: must be printable ASCII without spaces, at least one character")
-        if not self.tls and not is_local(self.address):
+        if not self.tls and not is_local(self.address) and not self.token_in_clear:
             raise ValueError(
-                f"token: sent without TLS only to a loopback address or a unix socket, not to {self.address}; pass tls"
+                f"token: sent without TLS only to a loopback address or a unix socket, not to {self.address}; pass "
+                "tls, or token_in_clear where nobody can listen"
             )
 
     def __repr__(self) -> str:
@@ -87,7 +89,8 @@ class Endpoint:
     def options(self) -> list[tuple[str, Any]]:
         config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
         if self.attempts > 1:
-            config["methodConfig"] = [{"name": [{"service": _SERVICE}], "retryPolicy": _retry_policy(self.attempts)}]
+            names = [{"service": service} for service in _SERVICES]
+            config["methodConfig"] = [{"name": names, "retryPolicy": _retry_policy(self.attempts)}]
         options: list[tuple[str, Any]] = [
             ("grpc.service_config", json.dumps(config)),
             ("grpc.enable_retries", int(self.attempts > 1)),

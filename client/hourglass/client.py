@@ -27,15 +27,15 @@ class Client:
 
     `address`: `host:port`, or any gRPC name such as `dns:///host:port` and `unix:/path`. Nothing is sent until the
     first call. `tls`: True to trust the roots that gRPC ships, or a `TLS`. `token`: sent as a bearer token; without
-    TLS only to a loopback address or a unix socket. `attempts`: how often a message is tried, 1 to 5; only
-    UNAVAILABLE is tried again, after 0.2, 0.4, 0.8 and 1.6 s, give or take a fifth.
+    TLS only to a loopback address or a unix socket, unless `token_in_clear`. `attempts`: how often a message is tried,
+    1 to 5; only UNAVAILABLE is tried again, after 0.2, 0.4, 0.8 and 1.6 s, give or take a fifth.
 
     Rows are sent in messages of at most `max_message_rows` rows and `max_message_bytes` bytes (but at least one row),
     of which `max_in_flight` are under way at a time. The first that fails cancels the others. They take turns over
     `connections` connections, each opened when it is first used: a service of several processes takes each connection
     in one of them, and a balancer may do the same.
 
-    Arguments that calls share: `version`: a version of the model; None is the latest. `dtype`: float32 (default) or
+    Arguments that calls share: `version`: a number or a label; None is the latest. `dtype`: float32 (default) or
     float16, of the answer. `timeout_s`: the deadline of the whole call; None (default) is none. `out`: an array that
     the rows or latents of the answer are written to and that is returned. `progress`: called with the rows done and
     the rows in all after each message. `on_execution`: called once, with the `Execution`. Both are called in the
@@ -51,13 +51,21 @@ class Client:
         *,
         tls: bool | TLS = False,
         token: str | None = None,
+        token_in_clear: bool = False,
         attempts: int = MAX_ATTEMPTS,
         max_message_rows: int = 256,
         max_message_bytes: int = 1 << 20,
         max_in_flight: int = 4,
         connections: int = CONNECTIONS,
     ) -> None:
-        endpoint = Endpoint(address=address, tls=tls, token=token, attempts=attempts, connections=connections)
+        endpoint = Endpoint(
+            address=address,
+            tls=tls,
+            token=token,
+            token_in_clear=token_in_clear,
+            attempts=attempts,
+            connections=connections,
+        )
         self._limits = Limits(
             max_message_rows=max_message_rows, max_message_bytes=max_message_bytes, max_in_flight=max_in_flight
         )

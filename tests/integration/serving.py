@@ -63,11 +63,12 @@ class ServerProcess:
         with self._changed:
             self._changed.notify_all()
 
-    def wait_for(self, event: str, timeout_s: float = 60.0) -> dict[str, Any]:
-        """The first log line of that event. Raises AssertionError where the process ends without one."""
+    def wait_for(self, event: str, timeout_s: float = 60.0, *, count: int = 1) -> dict[str, Any]:
+        """The `count`-th log line of that event. Raises AssertionError where the process ends without one."""
 
         def found() -> dict[str, Any] | None:
-            return next((line for line in self.events if line["event"] == event), None)
+            lines = [line for line in self.events if line["event"] == event]
+            return lines[count - 1] if len(lines) >= count else None
 
         with self._changed:
             self._changed.wait_for(lambda: found() or not self._reader.is_alive() or self.process.poll(), timeout_s)

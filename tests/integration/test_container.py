@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.integration.serving import ROOT, ServerProcess
 
@@ -34,6 +35,26 @@ def test_the_health_check_passes_while_the_service_serves(tiny_models: Path) -> 
     code, reason = healthcheck("--port", port)
     assert code == 1
     assert reason.startswith(f"127.0.0.1:{port}: UNAVAILABLE: ")
+
+
+def test_with_tls_the_health_check_asks_the_http_port(tiny_models: Path, tmp_path: Path) -> None:
+    certificate = trustme.CA().issue_cert("localhost")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+    certificate.private_key_pem.write_to_path(key)
+    tls = ("--tls-cert", str(cert), "--tls-key", str(key))
+    with ServerProcess(tiny_models, "--lame-duck-s", "60", *tls) as server:
+        port = server.http.rpartition(":")[2]
+        assert healthcheck("--http-port", port, *tls) == (0, "")
+        server.terminate()
+        while server.get("/readyz")[0] == 200:
+            pass
+        assert healthcheck("--http-port", port, *tls) == (1, f"127.0.0.1:{port}/readyz: 503 Service Unavailable\n")
+        server.terminate()
+        server.wait()
+    code, reason = healthcheck("--http-port", port, *tls)
+    assert code == 1
+    assert "refused" in reason
 
 
 def test_nothing_but_log_lines_where_nothing_can_be_written(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,9 +226,15 @@ WRONG: list[tuple[str, Callable[[], Any], str, str]] = [
     ("Encode", lambda: rows_request(tensor(GOOD), model=None), "INVALID_ARGUMENT", "model.name: must be given"),
     (
         "Encode",
-        lambda: rows_request(tensor(GOOD), model=pb.ModelSelector(name="tiny", version="newest")),
+        lambda: rows_request(tensor(GOOD), model=pb.ModelSelector(name="tiny", version="Newest")),
         "INVALID_ARGUMENT",
-        "'newest'",
+        "'Newest'",
+    ),
+    (
+        "Encode",
+        lambda: rows_request(tensor(GOOD), model=pb.ModelSelector(name="tiny", version="newest")),
+        "NOT_FOUND",
+        "tiny has no label 'newest'; it has none",
     ),
     ("Encode", lambda: rows_request(tensor(GOOD), model=pb.ModelSelector(name="none")), "NOT_FOUND", "no model 'none'"),
     ("GetModel", lambda: pb.GetModelRequest(model=pb.ModelSelector(name="x" * 9999)), "NOT_FOUND", "no model 'xxx"),

@@ -126,6 +126,15 @@ def test_a_token_is_not_sent_in_the_clear(connect: Connect, address: str) -> Non
     assert "secret" not in str(caught.value)
 
 
+def test_a_token_is_sent_in_the_clear_where_one_says_so(connect: Connect) -> None:
+    with serving(service := FakeService(), address="0.0.0.0:0") as address:
+        port = address.rpartition(":")[2]
+        with pytest.raises(ValueError, match="token_in_clear"):
+            connect(f"0.0.0.0:{port}", token="secret").models()
+        connect(f"0.0.0.0:{port}", token="secret", token_in_clear=True).models()
+    assert service.metadata[0]["authorization"] == "Bearer secret"
+
+
 @pytest.mark.parametrize(
     ("address", "local"),
     [

@@ -26,9 +26,19 @@ SERVICE_MODULES = sorted((ROOT / "service").glob("*.py"))
 
 # module: those of the service that may import it; all others may not.
 ALLOWED = {
-    "grpc": {"transport", "threaded", "completion_queue", "statuses", "server", "healthcheck"},
+    "grpc": {
+        "transport",
+        "threaded",
+        "completion_queue",
+        "statuses",
+        "server",
+        "listener",
+        "certificates",
+        "security",
+        "healthcheck",
+    },
     "grpc_health": {"server", "healthcheck"},
-    "grpc_reflection": {"server"},
+    "grpc_reflection": {"server", "listener"},
     "onnxruntime": {"session"},
     "torch": set(),
     "training": set(),
@@ -95,6 +105,9 @@ def test_every_error_has_the_status_of_the_contract() -> None:
         "InvalidArgument": "INVALID_ARGUMENT",
         "NotFound": "NOT_FOUND",
         "Unsupported": "FAILED_PRECONDITION",
+        "Conflict": "FAILED_PRECONDITION",
+        "Unauthenticated": "UNAUTHENTICATED",
+        "PermissionDenied": "PERMISSION_DENIED",
         "TooLarge": "RESOURCE_EXHAUSTED",
         "Overloaded": "RESOURCE_EXHAUSTED",
         "Unavailable": "UNAVAILABLE",
@@ -116,12 +129,19 @@ def test_a_status_carries_the_reason_and_when_to_retry() -> None:
     assert retry.retry_delay.ToMilliseconds() == 250
 
 
+# Values of settings that are not free; the others take numbers, or have choices.
+VALUES = {"workers": ("11", "12"), "versions": ("latest:1", "latest:2"), "admin_address": ("unix:/a", "[::1]:0")}
+# What some settings are nothing without.
+WITH = {"tls_cert": {"tls_key": "1"}, "tls_key": {"tls_cert": "1"}, "tls_client_ca": {"tls_cert": "1", "tls_key": "1"}}
+
+
 def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
     for setting in fields(settings.Settings):
-        choices = setting.metadata["choices"] or (("11", "12") if setting.name == "workers" else ("1100", "1200"))
+        choices = setting.metadata["choices"] or VALUES.get(setting.name, ("1100", "1200"))
         flag, variable = "--" + setting.name.replace("_", "-"), "HOURGLASS_" + setting.name.upper()
-        from_flag = settings.read([flag, choices[-1]], {variable: choices[0]})
-        from_environment = settings.read([], {variable: choices[-1]})
+        others = {f"HOURGLASS_{name.upper()}": value for name, value in WITH.get(setting.name, {}).items()}
+        from_flag = settings.read([flag, choices[-1]], others | {variable: choices[0]})
+        from_environment = settings.read([], others | {variable: choices[-1]})
         assert str(getattr(from_flag, setting.name)).removesuffix(".0") == choices[-1]
         assert from_flag == from_environment
         assert setting.metadata["help"]
@@ -137,6 +157,17 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
         (["--device", "gpu"], {}, "invalid choice: 'gpu'"),
         ([], {"HOURGLASS_PORT": "many"}, "HOURGLASS_PORT: must be a int; got 'many'"),
         ([], {"HOURGLASS_DEVICE": "gpu"}, "HOURGLASS_DEVICE: must be one of auto, cpu, cuda, tensorrt; got 'gpu'"),
+        (["--versions", "newest"], {}, "--versions: must be all or latest:N with N at least 1; got newest"),
+        (["--tls-cert", "c"], {}, "--tls-cert and --tls-key go together"),
+        (["--tls-client-ca", "c"], {}, "--tls-client-ca: needs --tls-cert and --tls-key"),
+        (["--admin-address", "50052"], {}, "--admin-address: must be unix:/path or host:port; got 50052"),
+        (
+            ["--admin-address", "0.0.0.0:1"],
+            {},
+            "on 0.0.0.0, which is not this machine's loopback, needs --tls-client-ca",
+        ),
+        (["--admin-address", "a.example:1", "--tokens", "t"], {}, "needs --tls-client-ca, or --tls-cert and --tokens"),
+        (["--admin-address", "[::]:1", "--tls-cert", "c", "--tls-key", "k"], {}, "needs --tls-client-ca"),
         (["--drain-s", "-1"], {}, "--drain-s: must be at least 0; got -1.0"),
     ],
 )
@@ -180,6 +211,7 @@ def test_metric_names_are_the_contract() -> None:
             "rpc_requests", "rpc_duration_seconds", "rows", "phase_duration_seconds", "batch_rows",
             "batch_padding_rows", "queue_rows", "requests_in_flight", "rejected_requests", "model_info",
             "model_load_duration_seconds", "model_ready", "transport_info", "stream_messages", "reconstruction_error", "novel_rows",
+            "certificate_expiry_timestamp_seconds",
         )
     }  # fmt: skip
 

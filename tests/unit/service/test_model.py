@@ -14,7 +14,16 @@ from prometheus_client import CollectorRegistry
 from autoencoder.v1 import model_pb2
 from service import packages, paths
 from service.dispatcher import Result
-from service.errors import Cancelled, DeadlineExceeded, Internal, ServiceError, TooLarge, Unsupported
+from service.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    Retired,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+)
 from service.metrics import Metrics
 from service.model import ServedModel
 from service.tensors import Rows
@@ -58,6 +67,8 @@ class FakeSession:
 
 
 class FakeCall:
+    grant = None
+
     def __init__(self, *, caller: str = "test", deadline: float = float("inf")) -> None:
         self.caller = caller
         self.deadline = deadline
@@ -267,6 +278,58 @@ def test_one_row_of_another_caller_does_not_wait_for_all_the_rows_of_the_first(
         pass
     assert all(isinstance(call.outcome, Result) for call in many)
     model.close()
+
+
+def test_a_model_that_retires_ends_what_is_under_way_in_both_halves_first(
+    model: ServedModel, session: FakeSession
+) -> None:
+    """An interpolation is two jobs, the second of which begins when nothing new should."""
+    call, late = FakeCall(), FakeCall()
+    model.interpolate_rows(tiny.rows(1), tiny.rows(1, seed=1), walk(3), call, call.done)
+    assert session.entered.acquire(timeout=WAIT_S)
+    retired = threading.Thread(target=model.retire)
+    retired.start()
+    model.encode(tiny.rows(1), late, late.done)  # it had got hold of the model before the swap
+    assert session.closed == 0
+    session.may_go.set()
+    assert isinstance(call.result(), Result)
+    assert isinstance(late.result(), Result)
+    retired.join(WAIT_S)
+    assert session.closed == 1
+    with pytest.raises(Retired):
+        model.encode(tiny.rows(1), FakeCall(), late.done)
+    model.retire()
+    model.close()
+    assert session.closed == 1
+
+
+def test_an_interpolation_that_a_stop_cuts_in_two_may_be_sent_elsewhere(
+    model: ServedModel, session: FakeSession
+) -> None:
+    call = FakeCall()
+    model.interpolate_rows(tiny.rows(1), tiny.rows(1, seed=1), walk(3), call, call.done)
+    assert session.entered.acquire(timeout=WAIT_S)
+    closer = threading.Thread(target=model.close)
+    closer.start()
+    while not model._closed:
+        threading.Event().wait(0.001)
+    session.may_go.set()
+    closer.join(WAIT_S)
+    assert isinstance(call.result(), Unavailable)
+
+
+def test_a_stop_does_not_wait_for_a_model_that_is_still_retiring(model: ServedModel, session: FakeSession) -> None:
+    call = FakeCall()
+    model.encode(tiny.rows(1), call, call.done)
+    assert session.entered.acquire(timeout=WAIT_S)
+    retired = threading.Thread(target=model.retire)
+    retired.start()
+    session.may_go.set()
+    model.close()
+    retired.join(WAIT_S)
+    assert not retired.is_alive()
+    assert isinstance(call.result(), Result)
+    assert session.closed == 1
 
 
 def test_rows_that_are_unlike_the_validation_rows_are_counted(

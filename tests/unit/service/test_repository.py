@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from autoencoder.v1 import autoencoder_pb2
 from service import packages
-from service.errors import InvalidArgument, NotFound, ServiceError, StartError, Unavailable
+from service.errors import InvalidArgument, NotFound, Retired, ServiceError, StartError, Unavailable
 from service.metrics import Metrics
+from service.plans import Plan, find
 from service.repository import Repository
 from service.session import CPU, Device
 from tests import tiny
@@ -26,12 +29,21 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def repository(registry: CollectorRegistry) -> Iterator[Repository]:
+def repository(registry: CollectorRegistry, tmp_path: Path) -> Iterator[Repository]:
     subject = Repository(
-        device=Device(provider=CPU), threads=1, max_batch_rows=4, max_queue_rows=16, metrics=Metrics(registry)
+        models=tmp_path,
+        device=Device(provider=CPU),
+        threads=1,
+        max_batch_rows=4,
+        max_queue_rows=16,
+        metrics=Metrics(registry),
     )
     yield subject
     subject.close()
+
+
+def plans_of(models: Path) -> list[Plan]:
+    return [Plan(name=name, versions=tuple(versions)) for name, versions in find(models).items()]
 
 
 def never() -> bool:
@@ -45,7 +57,7 @@ def version_of(repository: Repository, name: str, version: str = "") -> int:
 def test_the_latest_version_answers_unless_another_is_named(repository: Repository, tmp_path: Path) -> None:
     for version in (10, 9):
         tiny.write(tmp_path, version=version)
-    assert repository.load_all(tmp_path, stop=never) == []
+    assert repository.load_all(plans_of(tmp_path), stop=never) == {}
     assert version_of(repository, "tiny") == 10
     assert version_of(repository, "tiny", "9") == 9
 
@@ -54,9 +66,10 @@ def test_the_latest_version_answers_unless_another_is_named(repository: Reposito
     ("name", "version", "error", "says"),
     [
         ("", "", InvalidArgument, "model.name: must be given"),
-        ("tiny", "one", InvalidArgument, "must be a decimal number or empty; got 'one'"),
+        ("tiny", "One", InvalidArgument, "must be a decimal number, a label or empty; got 'One'"),
+        ("tiny", "stable", NotFound, "tiny has no label 'stable'; it has none"),
         ("tiny", "-1", InvalidArgument, "got '-1'"),
-        ("tiny", "\u0661", InvalidArgument, "must be a decimal number"),
+        ("tiny", "\u0661", InvalidArgument, "must be a decimal number, a label or empty"),
         ("tiny", "0", NotFound, "tiny has no version 0; it has 1"),
         ("tiny", "2", NotFound, "tiny has no version 2; it has 1"),
         ("tiny", "1" * 5000, NotFound, "tiny has no version 1111"),
@@ -67,7 +80,7 @@ def test_what_is_not_there_is_named(
     repository: Repository, tmp_path: Path, name: str, version: str, error: type[ServiceError], says: str
 ) -> None:
     tiny.write(tmp_path)
-    repository.load_all(tmp_path, stop=never)
+    repository.load_all(plans_of(tmp_path), stop=never)
     with pytest.raises(error) as caught:
         version_of(repository, name, version)
     assert says in caught.value.text
@@ -77,7 +90,9 @@ def test_what_is_not_there_is_named(
 def test_while_models_load_those_that_are_ready_answer_and_the_others_may_come(
     repository: Repository, tmp_path: Path
 ) -> None:
-    repository.load(tiny.write(tmp_path))
+    tiny.write(tmp_path)
+    repository.prepare("tiny", 1)
+    repository.apply(Plan(name="tiny", versions=(1,)))
     assert version_of(repository, "tiny") == 1
     for name, version in (("other", ""), ("tiny", "2")):
         with pytest.raises(Unavailable):
@@ -87,7 +102,7 @@ def test_while_models_load_those_that_are_ready_answer_and_the_others_may_come(
 def test_a_stop_ends_the_loading(repository: Repository, tmp_path: Path) -> None:
     for version in (1, 2):
         tiny.write(tmp_path, version=version)
-    repository.load_all(tmp_path, stop=lambda: bool(repository.all()))
+    repository.load_all(plans_of(tmp_path), stop=lambda: bool(repository.all()))
     assert [card.version for card in repository.all()] == [1]
 
 
@@ -98,7 +113,7 @@ def test_a_package_with_other_outputs_than_it_promises_never_answers(
     wrong = tiny.graph(tiny.DECODER_WEIGHTS * 2, (tiny.LATENT,), tiny.ROW_SHAPE, "latents", "rows")
     packages.write(tmp_path, tiny.manifest("wrong"), files | {packages.DECODER: wrong.SerializeToString()})
     tiny.write(tmp_path)
-    (refusal,) = repository.load_all(tmp_path, stop=never)
+    (refusal,) = repository.load_all(plans_of(tmp_path), stop=never).values()
     assert "decoder.onnx: golden rows differ" in str(refusal)
     assert version_of(repository, "tiny") == 1
     with pytest.raises(NotFound):
@@ -112,7 +127,7 @@ def test_a_graph_that_fails_in_a_run_is_refused(repository: Repository, tmp_path
     (shape,) = [tensor for tensor in graph.graph.initializer if tensor.name == "out_shape"]
     shape.CopyFrom(numpy_helper.from_array(np.array([2, tiny.LATENT], np.int64), "out_shape"))
     packages.write(tmp_path, tiny.manifest(), tiny.files() | {packages.ENCODER: graph.SerializeToString()})
-    (refusal,) = repository.load_all(tmp_path, stop=never)
+    (refusal,) = repository.load_all(plans_of(tmp_path), stop=never).values()
     assert "cannot be run" in refusal.rule
 
 
@@ -123,7 +138,7 @@ def test_golden_rows_that_fill_several_batches_are_all_checked(repository: Repos
     reconstructions[8] += 1
     golden = tiny.npz(rows=rows, latents=latents, reconstructions=reconstructions)
     packages.write(tmp_path, tiny.manifest(), tiny.files() | {packages.GOLDEN: golden})
-    (refusal,) = repository.load_all(tmp_path, stop=never)
+    (refusal,) = repository.load_all(plans_of(tmp_path), stop=never).values()
     assert "golden rows differ" in refusal.rule
 
 
@@ -141,7 +156,7 @@ def test_a_fault_of_ours_costs_one_model_and_shows_its_traceback(
 
     monkeypatch.setattr(packages, "read", failing)
     with caplog.at_level(logging.ERROR):
-        (refusal,) = repository.load_all(tmp_path, stop=never)
+        (refusal,) = repository.load_all(plans_of(tmp_path), stop=never).values()
     assert refusal.rule == "cannot be loaded: MemoryError: on purpose"
     assert version_of(repository, "tiny") == 1
     assert "on purpose" in caplog.text
@@ -151,16 +166,63 @@ def test_a_fault_of_ours_costs_one_model_and_shows_its_traceback(
 def test_a_device_that_does_not_work_ends_the_start(tmp_path: Path) -> None:
     pretended = Device(provider="CUDAExecutionProvider", name="cpu", providers=(CPU,))
     repository = Repository(
-        device=pretended, threads=1, max_batch_rows=4, max_queue_rows=16, metrics=Metrics(CollectorRegistry())
+        models=tmp_path,
+        device=pretended,
+        threads=1,
+        max_batch_rows=4,
+        max_queue_rows=16,
+        metrics=Metrics(CollectorRegistry()),
     )
     tiny.write(tmp_path)
     with pytest.raises(StartError):
-        repository.load_all(tmp_path, stop=never)
+        repository.load_all(plans_of(tmp_path), stop=never)
+
+
+def test_what_is_prepared_is_seen_when_it_is_applied_and_not_when_it_is_discarded(
+    registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    changes: list[tuple[str, bool]] = []
+    call: Any = SimpleNamespace(caller="test", deadline=float("inf"))
+    repository = Repository(
+        models=tmp_path, device=Device(provider=CPU), threads=1, max_batch_rows=4, max_queue_rows=16,
+        metrics=Metrics(registry), on_change=lambda name, served: changes.append((name, served)),
+    )  # fmt: skip
+    for version in (1, 2):
+        tiny.write(tmp_path, version=version)
+    repository.load_all([Plan(name="tiny", versions=(1,), labels={"stable": 1, "next": 2})], stop=never)
+    first = repository.get(autoencoder_pb2.ModelSelector(name="tiny", version="stable"))
+    repository.prepare("tiny", 2)
+    repository.prepare("tiny", 1)
+    assert version_of(repository, "tiny") == 1
+    with pytest.raises(Unavailable, match="tiny: next is version 2, not loaded here"):
+        version_of(repository, "tiny", "next")
+    repository.discard("tiny")
+    repository.apply(Plan(name="tiny", versions=(1, 2), labels={"stable": 2}))
+    assert [card.version for card in repository.all()] == [1], "it was discarded"
+    assert repository.get(autoencoder_pb2.ModelSelector(name="tiny")) is first
+
+    repository.prepare("tiny", 2)
+    repository.apply(Plan(name="tiny", versions=(2,), labels={"stable": 2}))
+    assert version_of(repository, "tiny", "stable") == 2
+    with pytest.raises(NotFound, match="tiny has no label 'next'; it has stable"):
+        version_of(repository, "tiny", "next")
+    with pytest.raises(Retired):
+        first.encode(tiny.rows(1), call, lambda outcome: None)
+
+    def shown(metric: str, version: str) -> float | None:
+        return registry.get_sample_value(f"autoencoder_{metric}", {"model": "tiny", "version": version})
+
+    assert [shown(metric, "2") for metric in ("model_ready", "queue_rows")] == [1, 0]
+    assert [shown(metric, "1") for metric in ("model_ready", "queue_rows")] == [None, None]
+    repository.apply(Plan(name="tiny"))
+    assert changes == [("tiny", True)] * 3 + [("tiny", False)]
+    assert repository.all() == []
+    repository.close()
 
 
 def test_closing_ends_the_models(repository: Repository, tmp_path: Path) -> None:
     tiny.write(tmp_path)
-    repository.load_all(tmp_path, stop=never)
+    repository.load_all(plans_of(tmp_path), stop=never)
     repository.close()
     assert repository.all() == []
     with pytest.raises(NotFound):

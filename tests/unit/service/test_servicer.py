@@ -12,12 +12,13 @@ from prometheus_client import CollectorRegistry
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1 import model_pb2
-from service.calls import perform
+from service.calls import Method, perform
 from service.dispatcher import Done, Result
-from service.errors import ServiceError
+from service.errors import Retired, ServiceError
 from service.metrics import Metrics
 from service.paths import Path
 from service.servicer import Servicer
+from service.stream import Stream
 from service.tensors import Array, Rows, Spec
 
 ROWS: Rows = (np.arange(8) / 8).astype(np.float32).reshape(2, 2, 2)
@@ -59,6 +60,7 @@ class Answering:
 
 class FakeCall:
     caller = "test"
+    grant = None
     deadline = float("inf")
 
     def __init__(self) -> None:
@@ -71,6 +73,24 @@ class FakeCall:
 
     def fail(self, error: ServiceError) -> None:
         raise error
+
+
+def test_a_request_whose_version_was_swapped_in_that_moment_is_handled_anew() -> None:
+    seen: list[pb.EncodeRequest] = []
+
+    def handle(request: pb.EncodeRequest, call: Any) -> None:
+        seen.append(request)
+        if len(seen) < 3:
+            raise Retired
+        call.answer(lambda: pb.EncodeResponse())
+
+    call = FakeCall()
+    perform(Method(parse=pb.EncodeRequest.FromString, handle=handle), b"", call)
+    assert (len(seen), call.message) == (3, pb.EncodeResponse())
+    seen.clear()
+    stream = Stream({"encode": handle}, Metrics(CollectorRegistry()))
+    stream.handle(pb.StreamRequest(id=7, encode=pb.EncodeRequest()), call)
+    assert (len(seen), call.message) == (3, pb.StreamResponse(id=7, encode=pb.EncodeResponse()))
 
 
 def ask(method: str, request: Message) -> Any:

@@ -19,6 +19,7 @@ from service import completion_queue, grpc_core
 from service.calls import Call, Method
 from service.completion_queue import CompletionQueueTransport
 from service.errors import Cancelled, NotFound
+from service.guard import Guard
 from service.metrics import Metrics
 from service.threaded import ThreadedTransport
 from service.transport import Limits, Transport
@@ -29,10 +30,17 @@ KINDS = ("completion-queue", "threaded")
 LIMITS = Limits(max_concurrent_requests=100, max_message_bytes=4096, max_stream_requests=4)
 
 
-def make(kind: str, *, threads: int = 4, limits: Limits = LIMITS, registry: CollectorRegistry) -> Transport:
+def make(
+    kind: str,
+    *,
+    threads: int = 4,
+    limits: Limits = LIMITS,
+    registry: CollectorRegistry,
+    guard: Guard | None = None,
+) -> Transport:
     if kind == "threaded":
-        return ThreadedTransport(threads=threads, limits=limits, metrics=Metrics(registry))
-    return CompletionQueueTransport(limits=limits, metrics=Metrics(registry))
+        return ThreadedTransport(threads=threads, limits=limits, metrics=Metrics(registry), guard=guard)
+    return CompletionQueueTransport(limits=limits, metrics=Metrics(registry), guard=guard)
 
 
 class Harness:
@@ -45,13 +53,14 @@ class Harness:
         threads: int = 4,
         limits: Limits = LIMITS,
         credentials: grpc.ServerCredentials | None = None,
+        guard: Guard | None = None,
         before_start: Callable[[grpc.Server], None] = lambda server: None,
     ) -> None:
         self.registry = CollectorRegistry()
         self.calls: list[tuple[int, Call]] = []
         self.came = threading.Semaphore(0)
         self.on_call: Callable[[Int64Value, Call], None] = lambda request, call: None
-        self.transport = make(kind, threads=threads, limits=limits, registry=self.registry)
+        self.transport = make(kind, threads=threads, limits=limits, registry=self.registry, guard=guard)
         self.transport.add_service(
             SERVICE,
             {

@@ -1,0 +1,131 @@
+"""The processes of one service as one: what a supervisor says to its workers, over the unix socket of each.
+
+A worker answers GETs of its probes there, and takes changes of what it serves: a POST of a small JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+from service.errors import PackageError
+from service.plans import Plan
+
+log = logging.getLogger(__name__)
+
+# A graph may be compiled for minutes; a worker that dies ends its connection.
+_PREPARE_S = 1800.0
+_APPLY_S = 300.0
+_SCRAPE_S = 2.0
+
+Command = Callable[[Any], Mapping[str, str]]
+
+
+def commands(repository: Any) -> dict[str, Command]:
+    """The worker's side: the changes of a `Repository`, by their path."""
+
+    def prepare(facts: Any) -> Mapping[str, str]:
+        try:
+            repository.prepare(facts["name"], facts["version"])
+        except PackageError as error:
+            return {"file": error.file, "rule": error.rule}
+        return {}
+
+    def apply(facts: Any) -> Mapping[str, str]:
+        repository.apply(Plan.of(facts))
+        return {}
+
+    def discard(facts: Any) -> Mapping[str, str]:
+        repository.discard(facts["name"])
+        return {}
+
+    return {"/prepare": prepare, "/apply": apply, "/discard": discard}
+
+
+class Replicas:
+    """The supervisor's side: a `catalogue.Replica`.
+
+    `sockets` gives those of the workers that serve, and raises Unavailable while one is starting: it was told what to
+    load already. One that dies on the way is replaced with what is planned then, so that nothing is lost with it; one
+    that lives and does not follow is given to `give_up`, to be replaced too.
+    """
+
+    def __init__(self, sockets: Callable[[], list[Path]], *, give_up: Callable[[Path], object]) -> None:
+        self._sockets = sockets
+        self._give_up = give_up
+
+    def prepare(self, name: str, version: int) -> None:
+        def one(path: Path) -> None:
+            try:
+                answer = _post(path, "/prepare", {"name": name, "version": version}, _PREPARE_S)
+            except (OSError, HTTPException, ValueError) as error:
+                raise PackageError("a worker", f"ended or failed while it loaded the version: {error!r}") from error
+            if answer:
+                raise PackageError(answer["file"], answer["rule"])
+
+        self._all(one)
+
+    def apply(self, plan: Plan) -> None:
+        self._tell("/apply", asdict(plan))
+
+    def discard(self, name: str) -> None:
+        self._tell("/discard", {"name": name})
+
+    def _tell(self, what: str, facts: Mapping[str, Any]) -> None:
+        def one(path: Path) -> None:
+            try:
+                _post(path, what, facts, _APPLY_S)
+            except (OSError, HTTPException, ValueError):
+                log.warning("a worker does not follow", extra={"socket": str(path), "what": what}, exc_info=True)
+                self._give_up(path)
+
+        self._all(one)
+
+    def _all(self, one: Callable[[Path], None]) -> None:
+        paths = self._sockets()
+        if paths:
+            with ThreadPoolExecutor(len(paths)) as pool:
+                list(pool.map(one, paths))
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def get(path: Path, what: str) -> str:
+    """Raises OSError or HTTPException."""
+    connection = _UnixConnection(path, _SCRAPE_S)
+    try:
+        connection.request("GET", what)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def _post(path: Path, what: str, facts: Mapping[str, Any], timeout_s: float) -> dict[str, str]:
+    """Raises OSError, HTTPException or ValueError."""
+    connection = _UnixConnection(path, timeout_s)
+    try:
+        connection.request("POST", what, json.dumps(facts))
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise ValueError(f"{what}: {response.status} {body[:200]!r}")
+        answer: dict[str, str] = json.loads(body)
+        return answer
+    finally:
+        connection.close()
