@@ -11,6 +11,8 @@ OLDEST := .venv-oldest
 OLDEST_GRPCIO := 1.81.1
 PYTHON_FILES := service training client/hourglass benchmarks examples tests
 PROTO := $(wildcard proto/autoencoder/v1/*.proto)
+# Compiled to descriptors only: see service/inference_messages.py.
+INFERENCE := inference/inference.proto inference/model_config.proto
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
@@ -39,7 +41,9 @@ check: $(VENV)/develop ## what CI checks beside the tests: format, lint, types, 
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/mypy
 	@rm -rf build/proto && mkdir -p build/proto
-	@$(call generate,build/proto)
+	@$(call generate,build/proto,build/proto)
+	@cmp build/proto/inference_protocol.binpb service/inference_protocol.binpb || \
+		{ echo "service/inference_protocol.binpb is out of date: run make proto"; exit 1; }
 	@for stub in $$(cd build/proto && find autoencoder -type f); do \
 		cmp "build/proto/$$stub" "proto/$$stub" || { echo "proto/$$stub is out of date: run make proto"; exit 1; }; \
 	done
@@ -49,7 +53,7 @@ format: $(VENV)/develop ## format the code and sort the imports
 	$(BIN)/ruff format $(PYTHON_FILES)
 
 proto: $(VENV)/develop ## generate the stubs from the .proto files
-	$(call generate,proto)
+	$(call generate,proto,service)
 
 train: $(VENV)/develop ## train one recipe: make train RECIPE=conv ARGS="--data digits"
 	@test -n "$(RECIPE)" || { echo "which recipe? make train RECIPE=NAME, with one of:"; $(BIN)/python -m training list; exit 2; }
@@ -71,7 +75,8 @@ clean: ## remove the environment and caches; what was trained (runs/, .data/, mo
 
 define generate
 $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --pyi_out=$(1) $(PROTO) && \
-$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/autoencoder/v1/autoencoder.proto
+$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/autoencoder/v1/autoencoder.proto && \
+$(BIN)/python -m grpc_tools.protoc -I proto --include_imports --descriptor_set_out=$(2)/inference_protocol.binpb $(INFERENCE)
 endef
 
 $(BIN)/python:

@@ -4,6 +4,7 @@ ServiceError
 ├── InvalidArgument      the request breaks a rule; sending it again will not help
 ├── NotFound             no such model or version
 ├── Unsupported          the model has no such operation
+├── NotServed            the method is part of a protocol, and is not answered here
 ├── TooLarge             the request is over a limit that the operator set; send less in one message
 ├── Overloaded           the queue is full; try again after `retry_after_s`
 ├── Unavailable          loading or draining; try again, elsewhere if there is an elsewhere
@@ -42,6 +43,10 @@ class NotFound(ServiceError):
 
 
 class Unsupported(ServiceError):
+    pass
+
+
+class NotServed(ServiceError):
     pass
 
 

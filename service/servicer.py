@@ -76,7 +76,7 @@ class Servicer:
             tensors.encode(latents, dtype, message.latents)
             return _executed(message, model, result)
 
-        model.encode(rows, call, _reply(call, response))
+        model.encode(rows, call, reply(call, response))
 
     def decode(self, request: pb.DecodeRequest, call: Call) -> None:
         model, dtype = self._asked(request)
@@ -88,7 +88,7 @@ class Servicer:
             tensors.encode(rows, dtype, message.rows)
             return _executed(message, model, result)
 
-        model.decode(latents, call, _reply(call, response))
+        model.decode(latents, call, reply(call, response))
 
     def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> None:
         model, dtype = self._asked(request)
@@ -102,7 +102,7 @@ class Servicer:
             tensors.encode(reconstructions, dtype, message.rows)
             return _executed(message, model, result)
 
-        model.reconstruct(rows, call, _reply(call, response))
+        model.reconstruct(rows, call, reply(call, response))
 
     def denoise(self, request: pb.DenoiseRequest, call: Call) -> None:
         model, dtype = self._asked(request)
@@ -114,7 +114,7 @@ class Servicer:
             tensors.encode(clean, dtype, message.rows)
             return _executed(message, model, result)
 
-        model.denoise(rows, call, _reply(call, response))
+        model.denoise(rows, call, reply(call, response))
 
     def interpolate(self, request: pb.InterpolateRequest, call: Call) -> None:
         model, dtype = self._asked(request)
@@ -129,14 +129,14 @@ class Servicer:
                 tensors.encode(latents, dtype, message.latents)
             return _executed(message, model, result)
 
-        reply = _reply(call, response)
+        done = reply(call, response)
         match request.WhichOneof("ends"):
             case "rows":
                 start, end = _pair("rows", request.rows, model.input)
-                model.interpolate_rows(start, end, path, call, reply)
+                model.interpolate_rows(start, end, path, call, done)
             case "latents":
                 start, end = _pair("latents", request.latents, model.latent)
-                model.interpolate_latents(start, end, path, call, reply)
+                model.interpolate_latents(start, end, path, call, done)
             case _:
                 raise InvalidArgument("NO_ENDS", "rows or latents: one of them must be given")
 
@@ -156,27 +156,13 @@ class Servicer:
         method = _METHODS.get(request.method)
         if method is None:
             raise InvalidArgument("BAD_METHOD", f"method: must be LINEAR or SPHERICAL; got number {request.method}")
-        match request.WhichOneof("points"):
-            case "steps":
-                count, least, field = request.steps, 2, "steps"
-            case "weights":
-                count, least, field = len(request.weights.values), 1, "weights.values"
-            case _:
-                raise InvalidArgument("NO_POINTS", "steps or weights: one of them must be given")
-        if not least <= count <= self._max_interpolation_points:
-            raise InvalidArgument(
-                "BAD_POINTS",
-                f"{field}: from {least} to --max-interpolation-points={self._max_interpolation_points} points; "
-                f"got {count}",
-            )
-        if field == "steps":
-            return paths.Path(method=method, weights=np.linspace(0.0, 1.0, count, dtype=np.float32))
-        weights = np.asarray(request.weights.values, dtype=np.float32)
-        low, high = (0.0, 1.0) if method is paths.spherical else (-1.0, 2.0)
-        wrong = weights[~((weights >= low) & (weights <= high))]
-        if len(wrong):
-            raise InvalidArgument("BAD_WEIGHT", f"weights.values: from {low:g} to {high:g}; got {wrong[0]:g}")
-        return paths.Path(method=method, weights=weights)
+        points = request.WhichOneof("points")
+        return paths.Path.through(
+            method,
+            steps=request.steps if points == "steps" else None,
+            weights=request.weights.values if points == "weights" else None,
+            max_points=self._max_interpolation_points,
+        )
 
 
 def _pair(field: str, pair: pb.TensorPair, spec: tensors.Spec) -> tuple[tensors.Array, tensors.Array]:
@@ -189,14 +175,16 @@ def _pair(field: str, pair: pb.TensorPair, spec: tensors.Spec) -> tuple[tensors.
     return start, end
 
 
-def _reply(call: Call, response: Callable[[Result], Message]) -> Done:
-    def reply(outcome: Result | ServiceError) -> None:
+def reply(call: Call, response: Callable[[Result], Message]) -> Done:
+    """What answers a call when the model is done; `response` is called in a thread of the transport's choice."""
+
+    def done(outcome: Result | ServiceError) -> None:
         if isinstance(outcome, ServiceError):
             call.fail(outcome)
         else:
             call.answer(lambda: response(outcome))
 
-    return reply
+    return done
 
 
 def _executed(message: _Response, model: ServedModel, result: Result) -> _Response:

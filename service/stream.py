@@ -21,15 +21,24 @@ class Stream:
 
     def __init__(self, operations: Mapping[str, Callable[[Any, Call], None]], metrics: Metrics) -> None:
         self._operations = operations
-        self._messages = metrics.stream_messages
-        self._ok = metrics.stream_messages.labels("OK")
-        self._rejected = metrics.rejected_requests
+        self._counts = Counts(metrics)
 
     def handle(self, request: pb.StreamRequest, call: Call) -> None:
         """Whatever becomes of one message is answered, and does not end the stream."""
         kind = request.WhichOneof("request")
-        item = _Item(self, call, request, kind or "")
-        try:
+        identity = request.id
+
+        def response(message: Message) -> Message:
+            answer: dict[str, Any] = {kind or "": message}
+            return pb.StreamResponse(id=identity, **answer)
+
+        def failure(error: ServiceError) -> Message:
+            rich = statuses.rich_of(error)
+            return pb.StreamResponse(
+                id=identity, error=pb.StreamError(code=rich.code, message=rich.message, details=rich.details)
+            )
+
+        def begin(item: Item) -> None:
             if kind is None:
                 wanted = ", ".join(self._operations)
                 raise InvalidArgument("NO_REQUEST", f"request: one of {wanted} must be given")
@@ -37,11 +46,20 @@ class Stream:
                 raise InvalidArgument(
                     "BAD_TIMEOUT", f"timeout_seconds: must be a number of at least 0; got {request.timeout_seconds}"
                 )
+            if request.timeout_seconds > 0:
+                item.deadline = min(item.deadline, time.monotonic() + request.timeout_seconds)
             self._operations[kind](getattr(request, kind), item)
-        except ServiceError as error:
-            item.fail(error)
-        except Exception:
-            item.fail(internal_error("a handler failed"))
+
+        Item(call, self._counts, response, failure).perform(begin)
+
+
+class Counts:
+    """What became of the messages of streams."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._messages = metrics.stream_messages
+        self._ok = metrics.stream_messages.labels("OK")
+        self._rejected = metrics.rejected_requests
 
     def succeeded(self) -> None:
         self._ok.inc()
@@ -51,40 +69,50 @@ class Stream:
         self._rejected.labels(error.reason).inc()
 
 
-class _Item:
-    """A `calls.Call` of one message, whose answer carries the message's id."""
+class Item:
+    """A `calls.Call` of one message of a stream, whose error is an answer too: `response` makes one of the answer's
+    message, `failure` of an error."""
 
-    __slots__ = ("_call", "_id", "_kind", "_stream", "caller", "deadline", "on_cancel")
+    __slots__ = ("_call", "_counts", "_failure", "_response", "caller", "deadline", "on_cancel")
 
-    def __init__(self, stream: Stream, call: Call, request: pb.StreamRequest, kind: str) -> None:
-        self._stream = stream
+    def __init__(
+        self,
+        call: Call,
+        counts: Counts,
+        response: Callable[[Message], Message],
+        failure: Callable[[ServiceError], Message],
+    ) -> None:
         self._call = call
-        self._id = request.id
-        self._kind = kind
+        self._counts = counts
+        self._response = response
+        self._failure = failure
         self.caller = call.caller
         self.deadline = call.deadline
-        if request.timeout_seconds > 0:
-            self.deadline = min(self.deadline, time.monotonic() + request.timeout_seconds)
         self.on_cancel = call.on_cancel
 
+    def perform(self, begin: Callable[[Item], None]) -> None:
+        """Whatever `begin` raises is the answer."""
+        try:
+            begin(self)
+        except ServiceError as error:
+            self.fail(error)
+        except Exception:
+            self.fail(internal_error("a handler failed"))
+
     def answer(self, build: Callable[[], Message]) -> None:
-        self._call.answer(lambda: self._response(build))
+        self._call.answer(lambda: self._built(build))
 
     def fail(self, error: ServiceError) -> None:
-        self._call.answer(lambda: self._error(error))
+        self._call.answer(lambda: self._failed(error))
 
-    def _response(self, build: Callable[[], Message]) -> Message:
-        answer: dict[str, Any] = {}
+    def _built(self, build: Callable[[], Message]) -> Message:
         try:
-            answer[self._kind] = build()
+            message = self._response(build())
         except Exception:
-            return self._error(internal_error("an answer could not be built"))
-        self._stream.succeeded()
-        return pb.StreamResponse(id=self._id, **answer)
+            return self._failed(internal_error("an answer could not be built"))
+        self._counts.succeeded()
+        return message
 
-    def _error(self, error: ServiceError) -> Message:
-        self._stream.failed(error)
-        rich = statuses.rich_of(error)
-        return pb.StreamResponse(
-            id=self._id, error=pb.StreamError(code=rich.code, message=rich.message, details=rich.details)
-        )
+    def _failed(self, error: ServiceError) -> Message:
+        self._counts.failed(error)
+        return self._failure(error)

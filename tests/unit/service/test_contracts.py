@@ -95,6 +95,7 @@ def test_every_error_has_the_status_of_the_contract() -> None:
         "InvalidArgument": "INVALID_ARGUMENT",
         "NotFound": "NOT_FOUND",
         "Unsupported": "FAILED_PRECONDITION",
+        "NotServed": "UNIMPLEMENTED",
         "TooLarge": "RESOURCE_EXHAUSTED",
         "Overloaded": "RESOURCE_EXHAUSTED",
         "Unavailable": "UNAVAILABLE",
