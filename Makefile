@@ -16,7 +16,7 @@ INFERENCE := inference/inference.proto inference/model_config.proto
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-oldest check format proto train zoo bench reproduce gpu-test clean
+.PHONY: help run demo test test-oldest test-ecosystem check format proto train zoo bench reproduce gpu-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: $(VENV)/develop ## run all tests (ARGS="-k batcher")
 
 test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
 	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/integration/test_stream.py $(ARGS)
+
+test-ecosystem: $(VENV)/develop .venv-tritonclient/ready .venv-kserve/ready ## run the tests with Triton's and KServe's own clients
+	$(BIN)/pytest tests/ecosystem $(ARGS)
 
 gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
 	$(BIN)/pytest tests/gpu $(ARGS)
@@ -70,7 +73,7 @@ reproduce: $(VENV)/develop ## write docs/reproduction.md; first run what is name
 	$(BIN)/python -m benchmarks.reproduction table
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
-	rm -rf $(VENV) $(OLDEST) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define generate
@@ -101,4 +104,10 @@ $(OLDEST)/develop: $(PROJECTS)
 	@mkdir -p build
 	@sed 's/^grpcio==.*/grpcio==$(OLDEST_GRPCIO)/' constraints.txt > build/constraints-oldest.txt
 	@$(OLDEST)/bin/pip install --quiet --constraint build/constraints-oldest.txt --editable './client[cli]' --editable '.[cpu,dev]'
+	@touch $@
+
+.venv-%/ready: tests/ecosystem/%.txt
+	@echo "installing $* into .venv-$*, once"
+	$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/pip install --quiet --requirement $<
 	@touch $@
