@@ -1,5 +1,8 @@
 """The operations of a model as the Open Inference Protocol sees them: each is a model with named inputs and outputs.
 
+Where an operation of Triton is an ensemble, its inputs and outputs are told apart by their names; so they are here, for
+models to move there and clients not to notice (`training/layouts.py`).
+
 Shape legend: B rows, P pairs, S points of a path, D... the dimensions of a row, L... the dimensions of a latent.
 """
 
@@ -130,7 +133,7 @@ def _reconstruct(model: ServedModel) -> Operation:
         name=RECONSTRUCT,
         inputs=(Input(name="rows", spec=model.input),),
         outputs=(
-            Output(name="rows", shape=(ANY, *model.input.row_shape)),
+            Output(name="reconstructions", shape=(ANY, *model.input.row_shape)),
             Output(name="reconstruction_errors", shape=(ANY,), converted=False),
             Output(name="novelties", shape=(ANY,), converted=False),
         ),
@@ -145,7 +148,7 @@ def _denoise(model: ServedModel) -> Operation:
         name=DENOISE,
         inputs=(Input(name="rows", spec=model.input),),
         outputs=(
-            Output(name="rows", shape=(ANY, *model.input.row_shape)),
+            Output(name="clean", shape=(ANY, *model.input.row_shape)),
             Output(name="distances", shape=(ANY,), converted=False),
         ),
         start=lambda inputs, wanted, call, done: model.denoise(inputs["rows"], call, done),

@@ -41,10 +41,10 @@ def ask(environment: str, script: str, server: ServerProcess, folder: Path) -> t
         walk = client.interpolate(CONV, rows[:2], rows[2:4], steps=4, method="spherical", return_latents=True)
         expected: Arrays = {
             "decode/rows": client.decode(CONV, latents),
-            "reconstruct/rows": reconstruction.rows,
+            "reconstruct/reconstructions": reconstruction.rows,
             "reconstruct/reconstruction_errors": reconstruction.errors,
             "reconstruct/novelties": reconstruction.novelties,
-            "denoise/rows": denoised.rows,
+            "denoise/clean": denoised.rows,
             "denoise/distances": denoised.distances,
             "interpolate/rows": walk.rows,
             "half": client.encode(CONV, rows, version=1, dtype=np.float16),

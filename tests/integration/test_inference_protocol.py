@@ -43,13 +43,13 @@ def native(stub: AutoencoderServiceStub, operation: str, dtype: str = "FLOAT32")
     if operation == "reconstruct":
         r = stub.Reconstruct(pb.ReconstructRequest(rows=tensor(ROWS), **wanted))
         return {
-            "rows": array(r.rows),
+            "reconstructions": array(r.rows),
             "reconstruction_errors": np.asarray(r.reconstruction_errors, np.float32),
             "novelties": np.asarray(r.novelties, np.float32),
         }
     if operation == "denoise":
         d = stub.Denoise(pb.DenoiseRequest(rows=tensor(ROWS), **wanted))
-        return {"rows": array(d.rows), "distances": np.asarray(d.distances, np.float32)}
+        return {"clean": array(d.rows), "distances": np.asarray(d.distances, np.float32)}
     ends = pb.TensorPair(start=tensor(ENDS["start"]), end=tensor(ENDS["end"]))
     i = stub.Interpolate(
         pb.InterpolateRequest(
@@ -119,10 +119,10 @@ def test_halves_go_in(client: Stub, stub: AutoencoderServiceStub) -> None:
 
 
 def test_only_the_outputs_that_are_asked_for_come_in_that_order(client: Stub) -> None:
-    response = client.ModelInfer(asking("reconstruct", outputs=("novelties", "rows")), timeout=TIMEOUT_S)
+    response = client.ModelInfer(asking("reconstruct", outputs=("novelties", "reconstructions")), timeout=TIMEOUT_S)
     got = arrays(response)
-    assert list(got) == ["novelties", "rows"]
-    np.testing.assert_allclose(got["rows"], tiny.decode(LATENTS), rtol=1e-4)
+    assert list(got) == ["novelties", "reconstructions"]
+    np.testing.assert_allclose(got["reconstructions"], tiny.decode(LATENTS), rtol=1e-4)
 
 
 def test_interpolation_takes_latents_and_weights(client: Stub) -> None:
@@ -327,7 +327,7 @@ def test_models_are_described(client: Stub) -> None:
     )
     assert [(each.name, each.datatype, list(each.shape)) for each in metadata.inputs] == [("rows", "FP32", [-1, 4, 4])]
     assert {each.name: list(each.shape) for each in metadata.outputs} == {
-        "rows": [-1, 4, 4],
+        "reconstructions": [-1, 4, 4],
         "reconstruction_errors": [-1],
         "novelties": [-1],
     }

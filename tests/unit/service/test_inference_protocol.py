@@ -82,7 +82,7 @@ def test_callers_of_both_apis_share_a_batch(tmp_path: Path) -> None:
     tensor = pb.Tensor(dtype="DATA_TYPE_FLOAT32", shape=(1, 4, 4), data=rows[:1].tobytes())
     servicer.encode(pb.EncodeRequest(model=pb.ModelSelector(name="tiny"), rows=tensor), native)
     protocol.infer(request("tiny.encode", {"rows": rows[1:]}, model_version=""), open_)
-    assert native.message is open_.message is None
+    assert [native.message, open_.message] == [None, None]
     (step,) = work.steps
     assert not step()
     assert native.message.execution.batch_rows == 3
