@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from google.protobuf.message import Message
@@ -48,7 +48,10 @@ class InferenceProtocol:
         self._max_interpolation_points = max_interpolation_points
         self._counts = Counts(metrics)
         self._ready = ready
-        self._version = version("hourglass")
+        try:
+            self._version = version("hourglass")
+        except PackageNotFoundError:  # run from a source tree
+            self._version = "unknown"
 
     def methods(self) -> dict[str, Method[Any]]:
         """The RPCs by name."""
