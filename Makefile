@@ -95,7 +95,7 @@ $(VENV)/serve: $(PROJECTS) | $(BIN)/python
 # Everything: to train, to test, to change.
 $(VENV)/develop: $(PROJECTS) | $(BIN)/python
 	@echo "installing the service ($(RUNTIME)), training and the developers' tools into $(VENV), once"
-	@$(PIP) --editable './client[cli]' --editable '.[$(RUNTIME),training,dev]'
+	@$(PIP) --editable './client[batch]' --editable '.[$(RUNTIME),training,dev]'
 	@touch $@ $(VENV)/serve
 
 $(OLDEST)/develop: $(PROJECTS)
@@ -103,7 +103,7 @@ $(OLDEST)/develop: $(PROJECTS)
 	$(PYTHON) -m venv $(OLDEST)
 	@mkdir -p build
 	@sed 's/^grpcio==.*/grpcio==$(OLDEST_GRPCIO)/' constraints.txt > build/constraints-oldest.txt
-	@$(OLDEST)/bin/pip install --quiet --constraint build/constraints-oldest.txt --editable './client[cli]' --editable '.[cpu,dev]'
+	@$(OLDEST)/bin/pip install --quiet --constraint build/constraints-oldest.txt --editable './client[batch]' --editable '.[cpu,dev]'
 	@touch $@
 
 .venv-%/ready: tests/ecosystem/%.txt
