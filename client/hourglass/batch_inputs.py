@@ -123,7 +123,9 @@ class _Parquet:
         first = next((number for number, want in enumerate(wanted) if want), len(wanted))
         group, position = self._group_of(first * piece_rows)
         groups = range(group, self._file.metadata.num_row_groups)
-        batches = self._file.iter_batches(piece_rows, row_groups=list(groups), columns=[self._column])
+        batches = self._file.iter_batches(
+            piece_rows, row_groups=list(groups), columns=[self._column], use_threads=False
+        )
         waiting: list[Array] = []
         for batch in batches:
             rows = self._rows(batch.column(0), position)
