@@ -46,7 +46,8 @@ Send every row of INPUT through a model and write what comes of it, in the same 
 
 Parquet has a column `row` beside them, and `file` where the input is a folder. Lists are row-major. The memory that
 is used does not depend on the size of INPUT. What is done is kept in OUTPUT.work: the same command again goes on after
-a kill or an error, and does not ask again for a row that is there. While the service is away, it waits.
+a kill or an error, and does not ask again for a row that is there. While the service is away, it waits. --timeout is for
+each piece.
 """
 
 

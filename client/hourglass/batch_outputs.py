@@ -6,7 +6,6 @@ pieces that are there. A piece counts once it is on the disk; the output appears
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import math
@@ -48,6 +47,10 @@ class Workspace:
         if output.exists() and not self.resumed:
             raise CommandError(f"{output}: is there already; remove it or write elsewhere")
         self.folder.mkdir(exist_ok=True)
+        try:
+            import fcntl
+        except ImportError as error:
+            raise CommandError("hourglass batch needs a POSIX system, for its locks") from error
         self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

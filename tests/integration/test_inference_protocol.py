@@ -282,6 +282,13 @@ def test_a_wrong_request_is_told_the_rule_and_the_value(client: Stub, case: str)
     assert (info.domain, bool(info.reason)) == ("hourglass", True)
 
 
+def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel) -> None:
+    call: Any = channel.unary_unary(f"/{inference_messages.SERVICE}/ModelInfer")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"\xff\xff\xff", timeout=TIMEOUT_S)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_parameters_that_clients_of_triton_send_are_taken(client: Stub) -> None:
     parameters = {"priority": 1, "sequence_id": 3, "sequence_start": True, "timeout": 20_000_000}
     client.ModelInfer(asking("encode", parameters=parameters), timeout=TIMEOUT_S)

@@ -366,6 +366,6 @@ def test_a_reader_that_leaves_early_is_no_error(address: str, folder: Path) -> N
 
 def test_every_command_and_flag_has_help() -> None:
     commands = next(action for action in parser()._actions if action.dest == "command").choices
-    assert set(commands or ()) == {"models", "encode", "decode", "reconstruct", "denoise", "interpolate"}
+    assert set(commands or ()) == {"models", "encode", "decode", "reconstruct", "denoise", "interpolate", "batch"}
     for command in dict(commands or {}).values():
         assert all(action.help for action in command._actions)
