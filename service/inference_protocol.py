@@ -16,7 +16,7 @@ from service import inference_operations as operations
 from service import inference_tensors as tensors
 from service.calls import Call, Method
 from service.dispatcher import Result
-from service.errors import InvalidArgument, NotFound, NotServed, ServiceError, Unavailable, Unsupported
+from service.errors import InvalidArgument, NotFound, NotServed, ServiceError, Unavailable, Unsupported, internal_error
 from service.inference_operations import Operation, Wanted
 from service.metrics import Metrics
 from service.repository import Repository
@@ -188,25 +188,39 @@ class InferenceProtocol:
         operation.start(inputs, wanted, call, reply(call, response))
 
     def stream_infer(self, request: Any, call: Call) -> None:
-        identity = request.id
-        final = _FINAL_WANTED in request.parameters and request.parameters[_FINAL_WANTED].bool_param
-
-        def response(message: Message) -> Message:
-            answer = messages.StreamInferResponse(infer_response=message)
-            if final:
-                answer.infer_response.parameters[_FINAL].bool_param = True
-            return answer  # type: ignore[no-any-return]
-
-        def failure(error: ServiceError) -> Message:
-            return messages.StreamInferResponse(  # type: ignore[no-any-return]
-                error_message=error.text, infer_response=messages.InferResponse(id=identity)
-            )
-
-        Item(call, self._counts, response, failure).perform(lambda item: self.infer(request, item))
+        item = _Item(call, self._counts, request)
+        try:
+            self.infer(request, item)
+        except ServiceError as error:
+            item.fail(error)
+        except Exception:
+            item.fail(internal_error("a handler failed"))
 
     def _operation(self, full_name: str, version: str) -> Operation:
         model, name = operations.split(full_name)
         return operations.operation(self._repository.get(pb.ModelSelector(name=model, version=version)), name)
+
+
+class _Item(Item):
+    """One request of a stream."""
+
+    __slots__ = ("_final", "_id")
+
+    def __init__(self, call: Call, counts: Counts, request: Any) -> None:
+        super().__init__(call, counts)
+        self._id = request.id
+        self._final = _FINAL_WANTED in request.parameters and request.parameters[_FINAL_WANTED].bool_param
+
+    def _response(self, message: Message) -> Message:
+        answer = messages.StreamInferResponse(infer_response=message)
+        if self._final:
+            answer.infer_response.parameters[_FINAL].bool_param = True
+        return answer  # type: ignore[no-any-return]
+
+    def _failure(self, error: ServiceError) -> Message:
+        return messages.StreamInferResponse(  # type: ignore[no-any-return]
+            error_message=error.text, infer_response=messages.InferResponse(id=self._id)
+        )
 
 
 class _Within:

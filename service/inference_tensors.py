@@ -140,9 +140,6 @@ class Parameters:
     def number(self, name: str) -> int | None:
         return int(self._value(name, "int64_param", "uint64_param")) if name in self._values else None
 
-    def is_true(self, name: str) -> bool:
-        return name in self._values and bool(self._value(name, "bool_param"))
-
     def _value(self, name: str, *kinds: str) -> Any:
         value = self._values[name]
         kind = value.WhichOneof("parameter_choice")

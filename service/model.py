@@ -237,12 +237,12 @@ class ServedModel:
         counter, statistics, began = self._rows[operation], self.statistics[operation], time.monotonic()
 
         def counting(outcome: Result | ServiceError) -> None:
-            duration_s = time.monotonic() - began
+            now = time.monotonic()
             if isinstance(outcome, Result):
                 counter.inc(row_count)
-                statistics.succeeded(outcome, row_count=row_count, duration_s=duration_s)
+                statistics.succeeded(row_count, began, now, outcome.queue_s, outcome.compute_s)
             else:
-                statistics.failed(duration_s=duration_s)
+                statistics.failed(began, now)
             done(outcome)
 
         return counting

@@ -26,19 +26,8 @@ class Stream:
     def handle(self, request: pb.StreamRequest, call: Call) -> None:
         """Whatever becomes of one message is answered, and does not end the stream."""
         kind = request.WhichOneof("request")
-        identity = request.id
-
-        def response(message: Message) -> Message:
-            answer: dict[str, Any] = {kind or "": message}
-            return pb.StreamResponse(id=identity, **answer)
-
-        def failure(error: ServiceError) -> Message:
-            rich = statuses.rich_of(error)
-            return pb.StreamResponse(
-                id=identity, error=pb.StreamError(code=rich.code, message=rich.message, details=rich.details)
-            )
-
-        def begin(item: Item) -> None:
+        item = _Item(call, self._counts, request.id, kind or "")
+        try:
             if kind is None:
                 wanted = ", ".join(self._operations)
                 raise InvalidArgument("NO_REQUEST", f"request: one of {wanted} must be given")
@@ -49,8 +38,10 @@ class Stream:
             if request.timeout_seconds > 0:
                 item.deadline = min(item.deadline, time.monotonic() + request.timeout_seconds)
             self._operations[kind](getattr(request, kind), item)
-
-        Item(call, self._counts, response, failure).perform(begin)
+        except ServiceError as error:
+            item.fail(error)
+        except Exception:
+            item.fail(internal_error("a handler failed"))
 
 
 class Counts:
@@ -70,34 +61,22 @@ class Counts:
 
 
 class Item:
-    """A `calls.Call` of one message of a stream, whose error is an answer too: `response` makes one of the answer's
-    message, `failure` of an error."""
+    """A `calls.Call` of one message of a stream, whose error is an answer too. A subclass says how both look."""
 
-    __slots__ = ("_call", "_counts", "_failure", "_response", "caller", "deadline", "on_cancel")
+    __slots__ = ("_call", "_counts", "caller", "deadline", "on_cancel")
 
-    def __init__(
-        self,
-        call: Call,
-        counts: Counts,
-        response: Callable[[Message], Message],
-        failure: Callable[[ServiceError], Message],
-    ) -> None:
+    def __init__(self, call: Call, counts: Counts) -> None:
         self._call = call
         self._counts = counts
-        self._response = response
-        self._failure = failure
         self.caller = call.caller
         self.deadline = call.deadline
         self.on_cancel = call.on_cancel
 
-    def perform(self, begin: Callable[[Item], None]) -> None:
-        """Whatever `begin` raises is the answer."""
-        try:
-            begin(self)
-        except ServiceError as error:
-            self.fail(error)
-        except Exception:
-            self.fail(internal_error("a handler failed"))
+    def _response(self, message: Message) -> Message:
+        raise NotImplementedError
+
+    def _failure(self, error: ServiceError) -> Message:
+        raise NotImplementedError
 
     def answer(self, build: Callable[[], Message]) -> None:
         self._call.answer(lambda: self._built(build))
@@ -116,3 +95,24 @@ class Item:
     def _failed(self, error: ServiceError) -> Message:
         self._counts.failed(error)
         return self._failure(error)
+
+
+class _Item(Item):
+    """Of our own Stream: the answer carries the message's id."""
+
+    __slots__ = ("_id", "_kind")
+
+    def __init__(self, call: Call, counts: Counts, identity: int, kind: str) -> None:
+        super().__init__(call, counts)
+        self._id = identity
+        self._kind = kind
+
+    def _response(self, message: Message) -> Message:
+        answer: dict[str, Any] = {self._kind: message}
+        return pb.StreamResponse(id=self._id, **answer)
+
+    def _failure(self, error: ServiceError) -> Message:
+        rich = statuses.rich_of(error)
+        return pb.StreamResponse(
+            id=self._id, error=pb.StreamError(code=rich.code, message=rich.message, details=rich.details)
+        )

@@ -40,14 +40,14 @@ _BATCH = """\
 Send every row of INPUT through a model and write what comes of it, in the same order, to OUTPUT.
 
   encode   latents            Parquet column `latent`, or a .npy array of rows
-  denoise  clean rows         Parquet column `clean`, or a .npy array of rows
+  denoise  clean rows         Parquet columns `clean` and `distance`, or a .npy array of rows
   score    how well and how   Parquet columns `reconstruction_error` and `novelty`, or the two side by side in a .npy
            novel each row is  array [rows, 2]
 
 Parquet has a column `row` beside them, and `file` where the input is a folder. Lists are row-major. The memory that
 is used does not depend on the size of INPUT. What is done is kept in OUTPUT.work: the same command again goes on after
-a kill or an error, and does not ask again for a row that is there. While the service is away, it waits. --timeout is for
-each piece.
+a kill or an error, and does not ask again for a row that is there. While the service is away, it waits. --timeout is
+for each piece.
 """
 
 

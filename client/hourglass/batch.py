@@ -52,8 +52,11 @@ OPERATIONS = {
     ),
     "denoise": Operation(
         "denoise",
-        lambda card, dtype: [Column(name="clean", shape=card.output.shape, dtype=dtype)],
-        lambda answer: [answer.rows],
+        lambda card, dtype: [
+            Column(name="clean", shape=card.output.shape, dtype=dtype),
+            Column(name="distance", shape=(), dtype=_FLOAT32),
+        ],
+        lambda answer: [answer.rows, answer.distances],
     ),
     "score": Operation(
         "reconstruct",

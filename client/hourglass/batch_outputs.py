@@ -129,12 +129,13 @@ def require_format(output: Path) -> None:
 
 
 class _Npy:
-    """One array; numbers of a row side by side where there are several columns. `done` has a byte for each piece."""
+    """One array: the first column, or, where all are single numbers, all side by side. `done` has a byte for each
+    piece."""
 
     def __init__(self, workspace: Workspace, columns: Sequence[Column], row_count: int) -> None:
         self._workspace = workspace
-        numbers = len(columns) > 1
-        shape = (len(columns),) if numbers else columns[0].shape
+        self._numbers = not any(column.shape for column in columns)
+        shape = (len(columns),) if self._numbers else columns[0].shape
         self._dtype = columns[0].dtype
         self._row_bytes = self._dtype.itemsize * math.prod(shape)
         self._rows, marks = workspace.folder / "rows.npy", workspace.folder / "done"
@@ -153,7 +154,7 @@ class _Npy:
             os.ftruncate(self._file, self._offset + row_count * self._row_bytes)
 
     def write(self, number: int, start: int, results: Sequence[Array], names: list[str] | None) -> None:
-        rows = np.stack(results, axis=1) if len(results) > 1 else results[0]
+        rows = np.stack(results, axis=1) if self._numbers else results[0]
         content = np.ascontiguousarray(rows, self._dtype).data.cast("B")
         offset = self._offset + start * self._row_bytes
         while content:

@@ -32,7 +32,7 @@ WAIT_S = 30.0
 Run = Callable[..., tuple[int, str, str]]
 EXPECTED = {
     "encode": {"latent": encode(FLOATS, 3)},
-    "denoise": {"clean": FLOATS},
+    "denoise": {"clean": FLOATS, "distance": FLOATS[:, 0, 0]},
     "score": {"reconstruction_error": FLOATS[:, 0, 0], "novelty": FLOATS[:, 0, 0] / 2},
 }
 
@@ -100,7 +100,7 @@ def test_every_input_goes_to_every_output(run: Run, operation: str, source: str)
     for name, values in expected.items():
         np.testing.assert_array_equal(table[name], values.reshape(23, -1) if values.ndim > 1 else values)
     columns = list(expected.values())
-    np.testing.assert_array_equal(np.load("out.npy"), np.stack(columns, axis=1) if len(columns) > 1 else columns[0])
+    np.testing.assert_array_equal(np.load("out.npy"), np.stack(columns, axis=1) if operation == "score" else columns[0])
     assert parquet.read_schema("out.parquet").metadata[b"model"] == b"denoiser"
     assert not list(Path().glob("*.work"))
 
