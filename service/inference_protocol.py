@@ -130,9 +130,9 @@ class InferenceProtocol:
         chosen = operations.split(request.name) if request.name else None
         if chosen:
             # Raises where there is none of that name or version.
-            version = self._operation(request.name, request.version).model.version
+            asked = self._operation(request.name, request.version).model.version
             cards = [
-                card for card in cards if card.name == chosen[0] and (not request.version or card.version == version)
+                card for card in cards if card.name == chosen[0] and (not request.version or card.version == asked)
             ]
         response = messages.StatisticsResponse()
         for card in cards:

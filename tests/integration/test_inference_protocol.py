@@ -314,6 +314,10 @@ def test_a_stream_answers_each_request_with_a_result_or_an_error(slow: ServerPro
             answer.infer_response.id: answer
             for answer in Stub(channel).ModelStreamInfer(iter(requests), timeout=TIMEOUT_S)
         }
+        wanted = message("ModelStatisticsRequest")(name="tiny.encode", version="2")
+        (counted,) = Stub(channel).ModelStatistics(wanted, timeout=TIMEOUT_S).model_stats
+    assert (counted.inference_stats.success.count, counted.inference_stats.fail.count) == (2, 1)
+    assert counted.inference_count == counted.execution_count == 1005, "one row at a time"
     assert set(answers) == {"bulk", "late", "good", "bad"}
     assert answers["bad"].error_message == "there is no model 'huge'"
     assert "the deadline cannot be met" in answers["late"].error_message
