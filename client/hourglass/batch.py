@@ -106,7 +106,9 @@ def run(client: Client, arguments: argparse.Namespace) -> None:
             return operation.results(answer)  # type: ignore[no-any-return]
 
         begin = time.monotonic()
-        before, computed = _work(source, sink, ask, piece_rows=job["piece_rows"], patience=patience)
+        before, computed = _work(
+            source, sink, ask, piece_rows=job["piece_rows"], patience=patience, abandon=client.close
+        )
         sink.finish()
     finally:
         workspace.close()
@@ -148,7 +150,13 @@ class Patience:
 
 
 def _work(
-    source: Source, sink: Sink, ask: Callable[[Array], list[Array]], *, piece_rows: int, patience: Patience
+    source: Source,
+    sink: Sink,
+    ask: Callable[[Array], list[Array]],
+    *,
+    piece_rows: int,
+    patience: Patience,
+    abandon: Callable[[], None],
 ) -> tuple[int, int]:
     """Make the pieces that are missing. Returns the rows that were there and those that were made."""
     total = source.row_count
@@ -168,7 +176,7 @@ def _work(
     computed = 0
     pieces = source.pieces(piece_rows, wanted)
     under_way: set[Future[int]] = set()
-    with _progress(total, before) as show, ThreadPoolExecutor(_AT_A_TIME, "piece") as pool, _ending(patience):
+    with _progress(total, before) as show, ThreadPoolExecutor(_AT_A_TIME, "piece") as pool, _ending(patience, abandon):
         for number, rows in pieces:
             under_way.add(pool.submit(make, number, rows))
             if len(under_way) > _AT_A_TIME:
@@ -183,10 +191,13 @@ def _work(
 
 
 @contextmanager
-def _ending(patience: Patience) -> Iterator[None]:
-    """Nobody waits for a service any more when the block is left."""
+def _ending(patience: Patience, abandon: Callable[[], None]) -> Iterator[None]:
+    """Nobody waits for a service any more when the block is left; calls under way end with an interrupt."""
     try:
         yield
+    except KeyboardInterrupt:
+        abandon()
+        raise
     finally:
         patience.end()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import pytest
 from PIL import Image
 
 from autoencoder.v1 import model_pb2
+from hourglass import batch
 from hourglass.__main__ import main
 from tests.unit.client.fake_service import ALL, FakeService, card, encode, fail, serving
 
@@ -181,6 +183,43 @@ def test_a_service_that_is_away_or_full_is_waited_for(run: Run, service: FakeSer
     service.hook = be_away
     assert run("encode", "rows.npy", "out.npy", "--piece-rows", "8")[0] == 0
     np.testing.assert_array_equal(np.load("out.npy"), encode(FLOATS, 3))
+
+
+def test_an_interrupt_does_not_wait_for_a_service_that_is_away(
+    folder: Path, service: FakeService, address: str
+) -> None:
+    away = threading.Event()
+
+    def be_away(method: str, request: Any, context: Any) -> None:
+        if service.calls.count("Encode") > 3:
+            away.set()
+            fail(context, grpc.StatusCode.UNAVAILABLE, "LOADING", "models are being loaded")
+
+    service.hook = be_away
+    argv = ("encode", "rows.npy", "out.npy", "--piece-rows", "2", "--address", address)
+    with subprocess.Popen([sys.executable, "-m", "hourglass", "batch", *argv], stderr=subprocess.PIPE) as job:
+        assert away.wait(WAIT_S)
+        job.send_signal(signal.SIGINT)
+        assert job.wait(WAIT_S) == 130
+    assert Path("out.npy.work").exists()
+
+
+def test_a_log_sees_the_rate_and_the_time_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_LINE_S", 0.0)
+    _, _, err = run("encode", "rows.npy", "out.npy", "--piece-rows", "2")
+    lines = err.splitlines()
+    assert re.fullmatch(r"\d+ of 23 rows, \d+ rows/s, \d+ s left", lines[0])
+    assert re.fullmatch(r"23 of 23 rows, \d+ rows/s", lines[-1])
+
+
+@pytest.mark.parametrize("files", [("rows.parquet", "out.npy"), ("rows.npy", "out.parquet")])
+def test_parquet_without_pyarrow_says_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch, files: tuple[str, str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    code, _, err = run("encode", *files)
+    assert (code, "pip install 'hourglass-client[batch]'" in err) == (1, True)
 
 
 def test_patience_ends(run: Run, service: FakeService) -> None:
