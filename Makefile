@@ -16,10 +16,12 @@ ENGINE ?= $(shell { docker info >/dev/null 2>&1 && echo docker; } || command -v 
 DEVICE ?= cpu
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE = hourglass:$(VERSION)$(if $(filter gpu,$(DEVICE)),-gpu)
+# Compiled to descriptors only: see service/inference_messages.py.
+INFERENCE := inference/inference.proto inference/model_config.proto
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-oldest check format proto train zoo bench reproduce gpu-test image image-test clean
+.PHONY: help run demo test test-oldest test-ecosystem check format proto train zoo bench reproduce gpu-test image image-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +37,9 @@ test: $(VENV)/develop ## run all tests (ARGS="-k batcher")
 
 test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
 	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/unit/service/test_tokens.py tests/integration/test_stream.py $(ARGS)
+
+test-ecosystem: $(VENV)/develop .venv-tritonclient/ready .venv-kserve/ready ## run the tests with Triton's and KServe's own clients
+	$(BIN)/pytest tests/ecosystem $(ARGS)
 
 gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
 	$(BIN)/pytest tests/gpu $(ARGS)
@@ -52,7 +57,9 @@ check: $(VENV)/develop ## what CI checks beside the tests: format, lint, types, 
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/mypy
 	@rm -rf build/proto && mkdir -p build/proto
-	@$(call generate,build/proto)
+	@$(call generate,build/proto,build/proto)
+	@cmp build/proto/inference_protocol.binpb service/inference_protocol.binpb || \
+		{ echo "service/inference_protocol.binpb is out of date: run make proto"; exit 1; }
 	@for stub in $$(cd build/proto && find autoencoder -type f); do \
 		cmp "build/proto/$$stub" "proto/$$stub" || { echo "proto/$$stub is out of date: run make proto"; exit 1; }; \
 	done
@@ -62,7 +69,7 @@ format: $(VENV)/develop ## format the code and sort the imports
 	$(BIN)/ruff format $(PYTHON_FILES)
 
 proto: $(VENV)/develop ## generate the stubs from the .proto files
-	$(call generate,proto)
+	$(call generate,proto,service)
 
 train: $(VENV)/develop ## train one recipe: make train RECIPE=conv ARGS="--data digits"
 	@test -n "$(RECIPE)" || { echo "which recipe? make train RECIPE=NAME, with one of:"; $(BIN)/python -m training list; exit 2; }
@@ -79,12 +86,13 @@ reproduce: $(VENV)/develop ## write docs/reproduction.md; first run what is name
 	$(BIN)/python -m benchmarks.reproduction table
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
-	rm -rf $(VENV) $(OLDEST) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define generate
 $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --pyi_out=$(1) $(PROTO) && \
-$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/autoencoder/v1/autoencoder.proto proto/autoencoder/v1/admin.proto
+$(BIN)/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/autoencoder/v1/autoencoder.proto proto/autoencoder/v1/admin.proto && \
+$(BIN)/python -m grpc_tools.protoc -I proto --include_imports --descriptor_set_out=$(2)/inference_protocol.binpb $(INFERENCE)
 endef
 
 $(BIN)/python:
@@ -100,7 +108,7 @@ $(VENV)/serve: $(PROJECTS) | $(BIN)/python
 # Everything: to train, to test, to change.
 $(VENV)/develop: $(PROJECTS) | $(BIN)/python
 	@echo "installing the service ($(RUNTIME)), training and the developers' tools into $(VENV), once"
-	@$(PIP) --editable './client[cli]' --editable '.[$(RUNTIME),training,dev]'
+	@$(PIP) --editable './client[batch]' --editable '.[$(RUNTIME),training,dev]'
 	@touch $@ $(VENV)/serve
 
 $(OLDEST)/develop: $(PROJECTS)
@@ -108,5 +116,11 @@ $(OLDEST)/develop: $(PROJECTS)
 	$(PYTHON) -m venv $(OLDEST)
 	@mkdir -p build
 	@sed 's/^grpcio==.*/grpcio==$(OLDEST_GRPCIO)/' constraints.txt > build/constraints-oldest.txt
-	@$(OLDEST)/bin/pip install --quiet --constraint build/constraints-oldest.txt --editable './client[cli]' --editable '.[cpu,dev]'
+	@$(OLDEST)/bin/pip install --quiet --constraint build/constraints-oldest.txt --editable './client[batch]' --editable '.[cpu,dev]'
+	@touch $@
+
+.venv-%/ready: tests/ecosystem/%.txt
+	@echo "installing $* into .venv-$*, once"
+	$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/pip install --quiet --requirement $<
 	@touch $@

@@ -54,6 +54,17 @@ class Method(Generic[M]):
     stream: bool = False
 
 
+def allows(call: Call, name: str) -> bool:
+    """Whether the caller may ask for that model."""
+    return call.grant is None or call.grant.allows(name)
+
+
+def require_model(call: Call, name: str) -> None:
+    """Raises PermissionDenied where the caller may not ask for that model, whether there is one or not."""
+    if call.grant is not None:
+        call.grant.require_model(name)
+
+
 class Work(Protocol):
     """A thread that also does something else when it has nothing to do."""
 

@@ -72,6 +72,8 @@ class Job(Request):
 class Dispatcher:
     """Runs jobs until it is closed. `padded_rows` is the session's; buffers are kept for each thread and operation.
 
+    `on_batch` is told the operation of each batch that was run, in the thread that ran it.
+
     With `work` the batches are run there, and `submit` must be called there; else by threads of its own. Each of those
     runs `warm_up` first: onnxruntime's CUDA provider keeps handles for each thread that runs a session, and no request
     should pay for making them. Raises what `warm_up` raises.
@@ -86,6 +88,7 @@ class Dispatcher:
         max_batch_rows: int,
         max_queue_rows: int,
         metrics: Metrics,
+        on_batch: Callable[[str], None] = lambda _: None,
         work: Work | None = None,
         warm_up: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -107,6 +110,7 @@ class Dispatcher:
         }
         self._batch_rows = metrics.batch_rows.labels(model)
         self._padding_rows = metrics.batch_padding_rows.labels(model)
+        self._on_batch = on_batch
         self._work = work
         self._scheduled = False
         self._buffers: dict[str, Rows] = {}
@@ -240,6 +244,7 @@ class Dispatcher:
             return
         self._phases[operation, "compute"].observe(now - began)
         self._batch_rows.observe(batch.row_count)
+        self._on_batch(operation)
         if len(rows) > batch.row_count:
             self._padding_rows.inc(len(rows) - batch.row_count)
         self._respond(batch, outputs, now=now, run_s=now - began)

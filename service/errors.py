@@ -7,6 +7,7 @@ ServiceError
 ├── Conflict             the state of the service or of a package does not allow it; change that first
 ├── Unauthenticated      no token, or one that is not known
 ├── PermissionDenied     the token does not allow this
+├── NotServed            the method is part of a protocol, and is not answered here
 ├── TooLarge             the request is over a limit that the operator set; send less in one message
 ├── Overloaded           the queue is full; try again after `retry_after_s`
 ├── Unavailable          loading or draining; try again, elsewhere if there is an elsewhere
@@ -46,6 +47,10 @@ class NotFound(ServiceError):
 
 
 class Unsupported(ServiceError):
+    pass
+
+
+class NotServed(ServiceError):
     pass
 
 

@@ -9,15 +9,27 @@ from service.tokens import ADMIN, INFER, READ, Grant, Tokens
 
 # Whether the service is there may be asked by all.
 _OPEN = frozenset({"grpc.health.v1.Health"})
-_OPEN_METHODS = frozenset(f"/inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady"))
+_INFERENCE = "inference.GRPCInferenceService"
+_OPEN_METHODS = frozenset(f"/{_INFERENCE}/{name}" for name in ("ServerLive", "ServerReady"))
 # Their handlers ask whether the token allows the model. Of other services a token for some models gets nothing.
-_BY_MODEL = frozenset({"autoencoder.v1.AutoencoderService", "autoencoder.v1.ModelAdminService"})
+_BY_MODEL = frozenset({"autoencoder.v1.AutoencoderService", "autoencoder.v1.ModelAdminService", _INFERENCE})
 # Of methods and services that are not here: infer.
 _GROUPS = {
     "/autoencoder.v1.AutoencoderService/ListModels": READ,
     "/autoencoder.v1.AutoencoderService/GetModel": READ,
     "autoencoder.v1.ModelAdminService": ADMIN,
     "grpc.reflection.v1alpha.ServerReflection": READ,
+    **{
+        f"/{_INFERENCE}/{name}": READ
+        for name in (
+            "ServerMetadata",
+            "ModelReady",
+            "ModelMetadata",
+            "ModelConfig",
+            "ModelStatistics",
+            "RepositoryIndex",
+        )
+    },
 }
 
 Metadata = Iterable[tuple[str, str | bytes]]

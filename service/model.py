@@ -20,6 +20,7 @@ from service.metrics import NOVEL, Metrics
 from service.packages import Package, novelty
 from service.paths import Path
 from service.session import Session, batch_sizes
+from service.statistics import Statistics
 from service.tensors import Array, Rows, Spec, as_float32
 
 # While the transport's thread runs a batch it moves no bytes and answers no probe: for no longer than this.
@@ -88,6 +89,7 @@ class ServedModel:
             operation: metrics.rows.labels(self.name, str(self.version), operation)
             for operation in (ENCODE, DECODE, RECONSTRUCT, DENOISE, INTERPOLATE)
         }
+        self.statistics = {operation: Statistics() for operation in self._rows}
         round_trip = _RoundTrip(row_shape=package.input_shape, reconstruct=session.reconstruct)
 
         short_rows = 0 if work is None or session.on_gpu else _short_batch_rows(session, package, max_batch_rows)
@@ -116,6 +118,7 @@ class ServedModel:
             max_batch_rows=self.max_batch_rows,
             max_queue_rows=max_queue_rows,
             metrics=metrics,
+            on_batch=lambda operation: self.statistics[operation].ran(),
             work=work if short_rows else None,
             warm_up=warm_up if session.on_gpu else lambda: None,
         )
@@ -130,22 +133,22 @@ class ServedModel:
 
     def encode(self, rows: Array, call: Call, done: Done) -> None:
         """Rows [B, D...] to latents [B, L...]."""
-        self._require(ENCODE)
+        self.require(ENCODE)
         self._submit(ENCODE, rows, call, self._counted(ENCODE, len(rows), done))
 
     def decode(self, latents: Array, call: Call, done: Done) -> None:
         """Latents [B, L...] to rows [B, D...]."""
-        self._require(DECODE)
+        self.require(DECODE)
         self._submit(DECODE, latents, call, self._counted(DECODE, len(latents), done))
 
     def reconstruct(self, rows: Array, call: Call, done: Done) -> None:
         """Rows [B, D...] to reconstructions [B, D...] and reconstruction errors [B]."""
-        self._require(RECONSTRUCT)
+        self.require(RECONSTRUCT)
         self._submit(RECONSTRUCT, rows, call, self._watched(RECONSTRUCT, len(rows), done))
 
     def denoise(self, rows: Array, call: Call, done: Done) -> None:
         """Rows [B, D...] to clean rows [B, D...] and mean squared differences [B]. Raises Unsupported."""
-        self._require(DENOISE)
+        self.require(DENOISE)
         self._submit(DENOISE, rows, call, self._watched(DENOISE, len(rows), done))
 
     def interpolate_rows(self, start: Array, end: Array, path: Path, call: Call, done: Done) -> None:
@@ -231,7 +234,8 @@ class ServedModel:
         self._dispatcher.close()
         self._session.close()
 
-    def _require(self, operation: str) -> None:
+    def require(self, operation: str) -> None:
+        """Raises Unsupported where the model has no such operation."""
         if f"OPERATION_{operation.upper()}" not in self._operations:
             raise Unsupported(
                 "NO_SUCH_OPERATION",
@@ -240,7 +244,7 @@ class ServedModel:
             )
 
     def _require_room(self, pair_count: int, path: Path) -> None:
-        self._require(INTERPOLATE)
+        self.require(INTERPOLATE)
         if pair_count * len(path.weights) > self._max_queue_rows:
             raise TooLarge(
                 "TOO_MANY_ROWS",
@@ -284,11 +288,15 @@ class ServedModel:
                 self._idle.notify_all()
 
     def _counted(self, operation: str, row_count: int, done: Done) -> Done:
-        counter = self._rows[operation]
+        counter, statistics, began = self._rows[operation], self.statistics[operation], time.monotonic()
 
         def counting(outcome: Result | ServiceError) -> None:
+            now = time.monotonic()
             if isinstance(outcome, Result):
                 counter.inc(row_count)
+                statistics.succeeded(row_count, began, now, outcome.queue_s, outcome.compute_s)
+            else:
+                statistics.failed(began, now)
             done(outcome)
 
         return counting

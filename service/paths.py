@@ -5,11 +5,14 @@ Shape legend: P pairs, S points of a path, L... the dimensions of a latent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+
+from service.errors import InvalidArgument
 
 Rows = npt.NDArray[np.float32]
 
@@ -56,6 +59,35 @@ class Path:
 
     method: Callable[[Rows, Rows, Rows], Rows]
     weights: Rows
+
+    @classmethod
+    def through(
+        cls,
+        method: Callable[[Rows, Rows, Rows], Rows],
+        *,
+        steps: int | None,
+        weights: Sequence[float] | Rows | None,
+        max_points: int,
+    ) -> Self:
+        """Through `steps` evenly spaced points, both ends among them, or those at `weights`. Raises InvalidArgument."""
+        if steps is not None:
+            count, least, field = steps, 2, "steps"
+        elif weights is not None:
+            count, least, field = len(weights), 1, "weights"
+        else:
+            raise InvalidArgument("NO_POINTS", "steps or weights: one of them must be given")
+        if not least <= count <= max_points:
+            raise InvalidArgument(
+                "BAD_POINTS", f"{field}: from {least} to --max-interpolation-points={max_points} points; got {count}"
+            )
+        if weights is None:
+            return cls(method=method, weights=np.linspace(0.0, 1.0, count, dtype=np.float32))
+        points = np.asarray(weights, dtype=np.float32)
+        low, high = (0.0, 1.0) if method is spherical else (-1.0, 2.0)
+        wrong = points[~((points >= low) & (points <= high))]
+        if len(wrong):
+            raise InvalidArgument("BAD_WEIGHT", f"weights: from {low:g} to {high:g}; got {wrong[0]:g}")
+        return cls(method=method, weights=points)
 
     def between(self, start: Rows, end: Rows) -> Rows:
         """Ends [P, L...] to points [P, S, L...]."""

@@ -16,11 +16,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from service import completion_queue, replicas
+from service import completion_queue, inference_messages, replicas
 from service.completion_queue import CompletionQueueTransport
 from service.cores import cpu_limit
 from service.errors import StartError
 from service.guard import Guard
+from service.inference_protocol import InferenceProtocol
 from service.metrics import Metrics
 from service.plans import Plan
 from service.probes import Probes, tcp_listener, unix_listener
@@ -68,10 +69,18 @@ class Server:
             self.repository, max_interpolation_points=settings.max_interpolation_points, metrics=metrics
         )
         self._transport.add_service(SERVICE, servicer.methods())
+        inference = InferenceProtocol(
+            self.repository,
+            max_interpolation_points=settings.max_interpolation_points,
+            metrics=metrics,
+            ready=self._ready.is_set,
+        )
+        self._transport.add_service(inference_messages.SERVICE, inference.methods())
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)
+        own = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._transport.server
+            (*own, inference_messages.SERVICE), self._transport.server, inference_messages.pool(own)
         )
         try:
             listener = (
@@ -93,7 +102,7 @@ class Server:
     def start(self, plans: Sequence[Plan], *, stop_loading: Callable[[], bool] = lambda: False) -> Refusals:
         """Listen, load what is planned, then serve. Returns why packages were refused. Raises StartError where none is
         left, unless `stop_loading()` said to stop, or it was planned so."""
-        for service in ("", SERVICE):
+        for service in ("", SERVICE, inference_messages.SERVICE):
             self._health.set(service, _NOT_SERVING)
         self._probes.start()
         self.security.start()
@@ -104,7 +113,7 @@ class Server:
         cards = self.repository.all()
         if not cards and (refused or not plans):
             raise StartError(f"--models {self._settings.models}: no package there can be served")
-        for service in ("", SERVICE, *{card.name for card in cards}):
+        for service in ("", SERVICE, inference_messages.SERVICE, *{card.name for card in cards}):
             self._health.set(service, _SERVING)
         self._ready.set()
         return refused

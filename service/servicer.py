@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1 import model_pb2
 from service import paths, tensors
-from service.calls import Call, Method
+from service.calls import Call, Method, allows, require_model
 from service.dispatcher import Done, Result
 from service.errors import InvalidArgument, ServiceError
 from service.metrics import Metrics
@@ -76,7 +76,7 @@ class Servicer:
             tensors.encode(latents, dtype, message.latents)
             return _executed(message, model, result)
 
-        model.encode(rows, call, _reply(call, response))
+        model.encode(rows, call, reply(call, response))
 
     def decode(self, request: pb.DecodeRequest, call: Call) -> None:
         model, dtype = self._asked(request, call)
@@ -88,7 +88,7 @@ class Servicer:
             tensors.encode(rows, dtype, message.rows)
             return _executed(message, model, result)
 
-        model.decode(latents, call, _reply(call, response))
+        model.decode(latents, call, reply(call, response))
 
     def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> None:
         model, dtype = self._asked(request, call)
@@ -102,7 +102,7 @@ class Servicer:
             tensors.encode(reconstructions, dtype, message.rows)
             return _executed(message, model, result)
 
-        model.reconstruct(rows, call, _reply(call, response))
+        model.reconstruct(rows, call, reply(call, response))
 
     def denoise(self, request: pb.DenoiseRequest, call: Call) -> None:
         model, dtype = self._asked(request, call)
@@ -114,7 +114,7 @@ class Servicer:
             tensors.encode(clean, dtype, message.rows)
             return _executed(message, model, result)
 
-        model.denoise(rows, call, _reply(call, response))
+        model.denoise(rows, call, reply(call, response))
 
     def interpolate(self, request: pb.InterpolateRequest, call: Call) -> None:
         model, dtype = self._asked(request, call)
@@ -129,64 +129,42 @@ class Servicer:
                 tensors.encode(latents, dtype, message.latents)
             return _executed(message, model, result)
 
-        reply = _reply(call, response)
+        done = reply(call, response)
         match request.WhichOneof("ends"):
             case "rows":
                 start, end = _pair("rows", request.rows, model.input)
-                model.interpolate_rows(start, end, path, call, reply)
+                model.interpolate_rows(start, end, path, call, done)
             case "latents":
                 start, end = _pair("latents", request.latents, model.latent)
-                model.interpolate_latents(start, end, path, call, reply)
+                model.interpolate_latents(start, end, path, call, done)
             case _:
                 raise InvalidArgument("NO_ENDS", "rows or latents: one of them must be given")
 
     def list_models(self, request: pb.ListModelsRequest, call: Call) -> None:
-        cards = self._repository.all()
-        if (grant := call.grant) is not None:
-            cards = [card for card in cards if grant.allows(card.name)]
+        cards = [card for card in self._repository.all() if allows(call, card.name)]
         call.answer(lambda: pb.ListModelsResponse(models=cards))
 
     def get_model(self, request: pb.GetModelRequest, call: Call) -> None:
-        _require_model(call, request.model.name)
+        require_model(call, request.model.name)
         card = self._repository.get(request.model).manifest
         call.answer(lambda: pb.GetModelResponse(model=card))
 
     def _asked(self, request: _Request, call: Call) -> tuple[ServedModel, model_pb2.DataType]:
         """The model and the type of the answer that a request asks for."""
-        _require_model(call, request.model.name)
+        require_model(call, request.model.name)
         return self._repository.get(request.model), tensors.output_dtype(request.output_dtype)
 
     def _path(self, request: pb.InterpolateRequest) -> paths.Path:
         method = _METHODS.get(request.method)
         if method is None:
             raise InvalidArgument("BAD_METHOD", f"method: must be LINEAR or SPHERICAL; got number {request.method}")
-        match request.WhichOneof("points"):
-            case "steps":
-                count, least, field = request.steps, 2, "steps"
-            case "weights":
-                count, least, field = len(request.weights.values), 1, "weights.values"
-            case _:
-                raise InvalidArgument("NO_POINTS", "steps or weights: one of them must be given")
-        if not least <= count <= self._max_interpolation_points:
-            raise InvalidArgument(
-                "BAD_POINTS",
-                f"{field}: from {least} to --max-interpolation-points={self._max_interpolation_points} points; "
-                f"got {count}",
-            )
-        if field == "steps":
-            return paths.Path(method=method, weights=np.linspace(0.0, 1.0, count, dtype=np.float32))
-        weights = np.asarray(request.weights.values, dtype=np.float32)
-        low, high = (0.0, 1.0) if method is paths.spherical else (-1.0, 2.0)
-        wrong = weights[~((weights >= low) & (weights <= high))]
-        if len(wrong):
-            raise InvalidArgument("BAD_WEIGHT", f"weights.values: from {low:g} to {high:g}; got {wrong[0]:g}")
-        return paths.Path(method=method, weights=weights)
-
-
-def _require_model(call: Call, name: str) -> None:
-    """Raises PermissionDenied."""
-    if call.grant is not None:
-        call.grant.require_model(name)
+        points = request.WhichOneof("points")
+        return paths.Path.through(
+            method,
+            steps=request.steps if points == "steps" else None,
+            weights=request.weights.values if points == "weights" else None,
+            max_points=self._max_interpolation_points,
+        )
 
 
 def _pair(field: str, pair: pb.TensorPair, spec: tensors.Spec) -> tuple[tensors.Array, tensors.Array]:
@@ -199,14 +177,16 @@ def _pair(field: str, pair: pb.TensorPair, spec: tensors.Spec) -> tuple[tensors.
     return start, end
 
 
-def _reply(call: Call, response: Callable[[Result], Message]) -> Done:
-    def reply(outcome: Result | ServiceError) -> None:
+def reply(call: Call, response: Callable[[Result], Message]) -> Done:
+    """What answers a call when the model is done; `response` is called in a thread of the transport's choice."""
+
+    def done(outcome: Result | ServiceError) -> None:
         if isinstance(outcome, ServiceError):
             call.fail(outcome)
         else:
             call.answer(lambda: response(outcome))
 
-    return reply
+    return done
 
 
 def _executed(message: _Response, model: ServedModel, result: Result) -> _Response:

@@ -21,14 +21,12 @@ class Stream:
 
     def __init__(self, operations: Mapping[str, Callable[[Any, Call], None]], metrics: Metrics) -> None:
         self._operations = operations
-        self._messages = metrics.stream_messages
-        self._ok = metrics.stream_messages.labels("OK")
-        self._rejected = metrics.rejected_requests
+        self._counts = Counts(metrics)
 
     def handle(self, request: pb.StreamRequest, call: Call) -> None:
         """Whatever becomes of one message is answered, and does not end the stream."""
         kind = request.WhichOneof("request")
-        item = _Item(self, call, request, kind or "")
+        item = _Item(call, self._counts, request.id, kind or "")
         try:
             if kind is None:
                 wanted = ", ".join(self._operations)
@@ -37,11 +35,22 @@ class Stream:
                 raise InvalidArgument(
                     "BAD_TIMEOUT", f"timeout_seconds: must be a number of at least 0; got {request.timeout_seconds}"
                 )
+            if request.timeout_seconds > 0:
+                item.deadline = min(item.deadline, time.monotonic() + request.timeout_seconds)
             handle(self._operations[kind], getattr(request, kind), item)
         except ServiceError as error:
             item.fail(error)
         except Exception:
             item.fail(internal_error("a handler failed"))
+
+
+class Counts:
+    """What became of the messages of streams."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._messages = metrics.stream_messages
+        self._ok = metrics.stream_messages.labels("OK")
+        self._rejected = metrics.rejected_requests
 
     def succeeded(self) -> None:
         self._ok.inc()
@@ -51,40 +60,59 @@ class Stream:
         self._rejected.labels(error.reason).inc()
 
 
-class _Item:
-    """A `calls.Call` of one message, whose answer carries the message's id."""
+class Item:
+    """A `calls.Call` of one message of a stream, whose error is an answer too. A subclass says how both look."""
 
-    __slots__ = ("_call", "_id", "_kind", "_stream", "caller", "deadline", "grant", "on_cancel")
+    __slots__ = ("_call", "_counts", "caller", "deadline", "grant", "on_cancel")
 
-    def __init__(self, stream: Stream, call: Call, request: pb.StreamRequest, kind: str) -> None:
-        self._stream = stream
+    def __init__(self, call: Call, counts: Counts) -> None:
         self._call = call
-        self._id = request.id
-        self._kind = kind
+        self._counts = counts
         self.caller = call.caller
         self.grant = call.grant
         self.deadline = call.deadline
-        if request.timeout_seconds > 0:
-            self.deadline = min(self.deadline, time.monotonic() + request.timeout_seconds)
         self.on_cancel = call.on_cancel
 
+    def _response(self, message: Message) -> Message:
+        raise NotImplementedError
+
+    def _failure(self, error: ServiceError) -> Message:
+        raise NotImplementedError
+
     def answer(self, build: Callable[[], Message]) -> None:
-        self._call.answer(lambda: self._response(build))
+        self._call.answer(lambda: self._built(build))
 
     def fail(self, error: ServiceError) -> None:
-        self._call.answer(lambda: self._error(error))
+        self._call.answer(lambda: self._failed(error))
 
-    def _response(self, build: Callable[[], Message]) -> Message:
-        answer: dict[str, Any] = {}
+    def _built(self, build: Callable[[], Message]) -> Message:
         try:
-            answer[self._kind] = build()
+            message = self._response(build())
         except Exception:
-            return self._error(internal_error("an answer could not be built"))
-        self._stream.succeeded()
+            return self._failed(internal_error("an answer could not be built"))
+        self._counts.succeeded()
+        return message
+
+    def _failed(self, error: ServiceError) -> Message:
+        self._counts.failed(error)
+        return self._failure(error)
+
+
+class _Item(Item):
+    """Of our own Stream: the answer carries the message's id."""
+
+    __slots__ = ("_id", "_kind")
+
+    def __init__(self, call: Call, counts: Counts, identity: int, kind: str) -> None:
+        super().__init__(call, counts)
+        self._id = identity
+        self._kind = kind
+
+    def _response(self, message: Message) -> Message:
+        answer: dict[str, Any] = {self._kind: message}
         return pb.StreamResponse(id=self._id, **answer)
 
-    def _error(self, error: ServiceError) -> Message:
-        self._stream.failed(error)
+    def _failure(self, error: ServiceError) -> Message:
         rich = statuses.rich_of(error)
         return pb.StreamResponse(
             id=self._id, error=pb.StreamError(code=rich.code, message=rich.message, details=rich.details)

@@ -25,7 +25,6 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     model_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
     model_pb2.DATA_TYPE_UINT8: np.dtype("u1"),
 }
-_UINT8 = int(model_pb2.DATA_TYPE_UINT8)
 _IS_LITTLE_ENDIAN = sys.byteorder == "little"
 _UINT8_SCALE = np.float32(1.0 / 255.0)
 
@@ -53,24 +52,31 @@ def decode(field: str, tensor: autoencoder_pb2.Tensor, spec: Spec) -> Array:
         raise InvalidArgument(
             "BAD_DTYPE", f"{field}.dtype: must be FLOAT32, FLOAT16 or UINT8; got {_dtype_name(number)}"
         )
-    if number == _UINT8 and not spec.is_image:
-        raise InvalidArgument("BAD_DTYPE", f"{field}.dtype: UINT8 is only for rows of images; send FLOAT32 or FLOAT16")
-    shape = tuple(tensor.shape)
+    return view(field, dtype, _dtype_name(number), tuple(tensor.shape), tensor.data, spec)
+
+
+def view(
+    field: str, dtype: np.dtype[np.generic], dtype_name: str, shape: tuple[int, ...], data: bytes, spec: Spec
+) -> Array:
+    """As `decode`, of the parts of a tensor. `dtype_name` is what the type is called where `field` comes from."""
+    if dtype == np.uint8 and not spec.is_image:
+        raise InvalidArgument(
+            "BAD_DTYPE", f"{field}: {dtype_name} is only for rows of images; send floats of 32 or 16 bits"
+        )
     if shape[1:] != spec.row_shape or not shape:
         wanted = ", ".join(("rows", *map(str, spec.row_shape)))
         raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must be [{wanted}]; got {_short(shape)}")
     if shape[0] < 1:
         raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must have at least one row; got {shape[0]}")
-    data = tensor.data
     wanted_bytes = math.prod(shape) * dtype.itemsize
     if len(data) != wanted_bytes:
         raise InvalidArgument(
             "BAD_DATA_LENGTH",
-            f"{field}.data: {_dtype_name(number)} of shape {_short(shape)} has {wanted_bytes} bytes; got {len(data)}",
+            f"{field}.data: {dtype_name} of shape {_short(shape)} has {wanted_bytes} bytes; got {len(data)}",
         )
     elements = np.frombuffer(data, dtype)
     array = elements.reshape(shape)
-    if number != _UINT8 and not np.isfinite(elements).all():
+    if dtype != np.uint8 and not np.isfinite(elements).all():
         row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
         raise InvalidArgument("NOT_FINITE", f"{field}.data: row {row} holds NaN or infinity")
     return array
@@ -103,15 +109,18 @@ def output_dtype(number: model_pb2.DataType) -> model_pb2.DataType:
 
 
 def encode(array: Rows, dtype: model_pb2.DataType, target: autoencoder_pb2.Tensor) -> None:
-    """Write an array into a message; values beyond FLOAT16's range become infinite there."""
-    if dtype == model_pb2.DATA_TYPE_FLOAT16:
-        with np.errstate(over="ignore"):
-            array = array.astype(_DTYPES[dtype])
-    elif not _IS_LITTLE_ENDIAN:
-        array = array.astype(_DTYPES[dtype])
+    """Write an array into a message."""
     target.dtype = dtype
     target.shape.extend(array.shape)
-    target.data = array.tobytes()
+    target.data = to_bytes(array, dtype)
+
+
+def to_bytes(array: Rows, dtype: model_pb2.DataType) -> bytes:
+    """The elements as they are sent; values beyond FLOAT16's range become infinite there."""
+    if dtype == model_pb2.DATA_TYPE_FLOAT16:
+        with np.errstate(over="ignore"):
+            return array.astype(_DTYPES[dtype]).tobytes()
+    return array.tobytes() if _IS_LITTLE_ENDIAN else array.astype(_DTYPES[dtype]).tobytes()
 
 
 def _dtype_name(number: int) -> str:

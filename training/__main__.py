@@ -1,9 +1,10 @@
-"""The command line: `python -m training train|export|report|list|zoo`."""
+"""The command line: `python -m training train|export|convert|report|list|zoo`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,11 @@ examples:
   python -m training train undercomplete --data-dir ~/mnist --set network.latent=16
   python -m training report undercomplete              # of its newest run
   python -m training export undercomplete --models models
+  python -m training convert models/mnist-conv/1 --layout triton triton-models
 """
+
+# Those of training.layouts, whose import would make `--help` wait.
+LAYOUTS = ("triton", "onnx")
 
 TABLE = (
     "squared_error_sum",
@@ -79,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     _threads(command)
     command.set_defaults(run=train_command)
 
-    command = commands.add_parser("export", help="turn a run into a model package")
+    command = commands.add_parser("export", help="turn a run into a model package, or into files for another runtime")
     _recipe(command)
     _run(command)
     _data_dir(command)
@@ -87,7 +92,24 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--version", type=int, metavar="N", help="replaced where it exists (default: one more than the largest)"
     )
+    command.add_argument(
+        "--layout",
+        choices=("package", *LAYOUTS),
+        default="package",
+        help="package for Hourglass; triton, a model repository; onnx, plain files (default: package)",
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="where another layout is written; for a package it is --models"
+    )
     command.set_defaults(run=export_command)
+
+    command = commands.add_parser("convert", help="write a model package, verified, for another runtime")
+    command.add_argument("package", type=Path, metavar="PACKAGE", help="such as models/mnist-conv/1")
+    command.add_argument("out", type=Path, metavar="DIR", help="where it is written")
+    command.add_argument(
+        "--layout", choices=LAYOUTS, required=True, help="triton, a model repository; onnx, plain files"
+    )
+    command.set_defaults(run=convert_command)
 
     command = commands.add_parser("report", help="make a page of pictures and figures in the run's folder")
     _recipe(command)
@@ -124,11 +146,29 @@ def train_command(options: argparse.Namespace) -> int:
 
 def export_command(options: argparse.Namespace) -> int:
     from training.export import export
+    from training.layouts import convert
     from training.train import load_dataset
 
+    packaged = options.layout == "package"
+    if packaged == (options.out is not None):
+        raise TrainingError("--out: goes with --layout triton or onnx, which need it; a package goes to --models")
     run = _chosen_run(options)
-    package = export(run, load_dataset(run.recipe(), options.data_dir), options.models, version=options.version)
-    print(package)
+    dataset = load_dataset(run.recipe(), options.data_dir)
+    if packaged:
+        print(export(run, dataset, options.models, version=options.version))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        package = export(run, dataset, Path(folder), version=options.version)
+        for path in convert(package, options.layout, options.out):
+            print(path)
+    return 0
+
+
+def convert_command(options: argparse.Namespace) -> int:
+    from training.layouts import convert
+
+    for path in convert(options.package, options.layout, options.out):
+        print(path)
     return 0
 
 

@@ -5,6 +5,7 @@ TrainingError
 ├── DataError       a data set cannot be found, read or fetched
 ├── RunError        a run's folder is missing, or lacks what is needed
 ├── ParityError     an exported graph does not compute what PyTorch computes
+├── LayoutError     a package cannot be written where it was to go
 └── Interrupted     Ctrl-C; the run has its last checkpoint
 """
 
@@ -26,6 +27,10 @@ class DataError(TrainingError):
 
 
 class RunError(TrainingError):
+    pass
+
+
+class LayoutError(TrainingError):
     pass
 
 

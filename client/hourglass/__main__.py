@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from hourglass import admin_commands, commands
+from hourglass import admin_commands, batch, commands
 from hourglass.admin import AdminClient
 from hourglass.channel import TLS
 from hourglass.client import Client
@@ -26,6 +26,7 @@ examples:
   hourglass denoise noisy.png clean.png --model mnist-denoising
   hourglass admin --help
   hourglass interpolate three.png eight.png strip.png --steps 9 --method spherical
+  hourglass batch encode digits.parquet latents.parquet --model mnist-conv
 
 A .npy file holds rows: its first dimension counts them, the others are the shape of the model's input (or latent).
 uint8 means 0 to 255 for 0 to 1. Files are read and written piece by piece, so they may be larger than the memory.
@@ -35,6 +36,21 @@ environment:
   HOURGLASS_ADDRESS        as --address
   HOURGLASS_ADMIN_ADDRESS  as --address of hourglass admin
   HOURGLASS_TOKEN          the token itself; a token on the command line would be seen by every user of the machine
+"""
+
+
+_BATCH = """\
+Send every row of INPUT through a model and write what comes of it, in the same order, to OUTPUT.
+
+  encode   latents            Parquet column `latent`, or a .npy array of rows
+  denoise  clean rows         Parquet columns `clean` and `distance`, or a .npy array of rows
+  score    how well and how   Parquet columns `reconstruction_error` and `novelty`, or the two side by side in a .npy
+           novel each row is  array [rows, 2]
+
+Parquet has a column `row` beside them, and `file` where the input is a folder. Lists are row-major. The memory that
+is used does not depend on the size of INPUT. What is done is kept in OUTPUT.work: the same command again goes on after
+a kill or an error, and does not ask again for a row that is there. While the service is away, it waits. --timeout is
+for each piece.
 """
 
 
@@ -109,6 +125,28 @@ def parser() -> argparse.ArgumentParser:
     )
     strip.set_defaults(run=commands.interpolate)
 
+    bulk = add(
+        "batch",
+        parents=[connection, model, arrays, resize],
+        help="files of any size, resumable (.npy, .parquet, folders of pictures)",
+        description=_BATCH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bulk.add_argument("operation", choices=tuple(batch.OPERATIONS), help="what to make of each row")
+    bulk.add_argument("source", metavar="INPUT", type=Path, help="a .npy file, a .parquet file, a folder of pictures")
+    bulk.add_argument("target", metavar="OUTPUT", type=Path, help="a .npy or .parquet file; must not exist")
+    bulk.add_argument("--column", metavar="NAME", help="the Parquet column of the rows; may be left out where one fits")
+    bulk.add_argument(
+        "--patience",
+        metavar="S",
+        type=_seconds,
+        default=600.0,
+        help="how long the service may be away, or full, before the job gives up (default: 600)",
+    )
+    bulk.add_argument(
+        "--piece-rows", metavar="N", type=_count, help="rows that are kept at a time (default: what fits in 8 MiB)"
+    )
+    bulk.set_defaults(run=batch.run)
     admin_commands.add_parsers(add, secured)
     return main
 
@@ -153,6 +191,12 @@ def _read_token(path: Path) -> str:
         return path.read_text().strip()
     except UnicodeDecodeError as error:
         raise commands.CommandError(f"{path}: is not a token but bytes that are no text") from error
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -396,6 +396,7 @@ def test_reflection_lists_the_services_and_describes_them(channel: grpc.Channel)
         "autoencoder.v1.AutoencoderService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
     }
     assert described.file_descriptor_response.file_descriptor_proto
 

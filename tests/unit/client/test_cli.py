@@ -366,7 +366,16 @@ def test_a_reader_that_leaves_early_is_no_error(address: str, folder: Path) -> N
 
 def test_every_command_and_flag_has_help() -> None:
     commands = next(action for action in parser()._actions if action.dest == "command").choices
-    assert set(commands or ()) == {"models", "encode", "decode", "reconstruct", "denoise", "interpolate", "admin"}
+    assert set(commands or ()) == {
+        "models",
+        "encode",
+        "decode",
+        "reconstruct",
+        "denoise",
+        "interpolate",
+        "admin",
+        "batch",
+    }
     actions = next(action for action in dict(commands or {})["admin"]._actions if action.dest == "action").choices
     assert set(actions or ()) == {"list", "load", "unload", "reload", "label", "rollback"}
     for command in (*dict(commands or {}).values(), *dict(actions or {}).values()):

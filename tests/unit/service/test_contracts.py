@@ -108,6 +108,7 @@ def test_every_error_has_the_status_of_the_contract() -> None:
         "Conflict": "FAILED_PRECONDITION",
         "Unauthenticated": "UNAUTHENTICATED",
         "PermissionDenied": "PERMISSION_DENIED",
+        "NotServed": "UNIMPLEMENTED",
         "TooLarge": "RESOURCE_EXHAUSTED",
         "Overloaded": "RESOURCE_EXHAUSTED",
         "Unavailable": "UNAVAILABLE",

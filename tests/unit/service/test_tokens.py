@@ -64,7 +64,10 @@ def metadata(token: str | None) -> list[tuple[str, str]]:
         (INFER, "reader", PermissionDenied, "the token reader allows read; this is infer"),
         (ADMIN, "digits", PermissionDenied, "the token digits allows infer, read; this is admin"),
         ("/inference.GRPCInferenceService/ModelInfer", "all", None, ""),
-        ("/inference.GRPCInferenceService/ModelInfer", "digits", PermissionDenied, "use autoencoder.v1.Autoenc"),
+        ("/inference.GRPCInferenceService/ModelInfer", "digits", None, ""),
+        ("/inference.GRPCInferenceService/ModelInfer", "reader", PermissionDenied, "allows read; this is infer"),
+        ("/inference.GRPCInferenceService/ModelMetadata", "reader", None, ""),
+        ("/unknown.Service/Method", "digits", PermissionDenied, "use autoencoder.v1.Autoenc"),
         ("/unknown.Service/Method", None, Unauthenticated, ""),
     ],
 )

@@ -15,6 +15,7 @@ import torch
 
 from autoencoder.v1 import model_pb2
 from service import packages
+from training import __main__ as command_line
 from training import recipes, train
 from training.data import Dataset
 from training.errors import ParityError, RunError
@@ -173,3 +174,13 @@ def test_a_run_of_other_data_is_refused(digit_runs: dict[str, Run], digits: Data
     (tmp_path / "recipe.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(RunError, match="was trained on mnist, not on digits"):
         export(run, digits, tmp_path / "models")
+
+
+def test_a_run_can_be_exported_for_another_runtime(
+    digit_runs: dict[str, Run], exported: dict[str, packages.Package], tmp_path: Path
+) -> None:
+    run = digit_runs["pca"]
+    arguments = ["export", "pca", "--run", str(run.folder), "--layout", "triton", "--out", str(tmp_path)]
+    assert command_line.main(arguments) == 0
+    encoder = tmp_path / "digits-pca.encode" / "1" / "model.onnx"
+    assert encoder.read_bytes() == exported["pca"].encoder

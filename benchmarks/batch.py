@@ -1,0 +1,179 @@
+"""`hourglass batch` beside onnxruntime alone: the same file in, the same array out, on the same cores, in the same run.
+
+    python -m benchmarks.batch --rows 100000 --rounds 3 --write
+
+Bare onnxruntime reads the file piece by piece, scales the rows, runs the graphs in batches of 256 on all cores and
+writes the result. The service has its own defaults, and shares the cores with the client. Rounds alternate; medians are
+printed, by the clock and by the processors' time. On a machine that others use too the clock favours whoever has more
+threads; the processors' time does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.load import ROOT
+from benchmarks.report import DOCUMENT, Report
+from benchmarks.subjects import bare_session, digits, latest
+from hourglass.__main__ import main as hourglass
+from tests.integration.serving import ServerProcess
+
+BEGIN, END = "<!-- batch: begin -->", "<!-- batch: end -->"
+BATCH_ROWS, PIECE_ROWS = 256, 8192
+WANTED = 0.45
+JOBS = {"encode": "mnist-conv", "score": "mnist-conv", "denoise": "mnist-denoising-conv"}
+# The denoiser is that much slower.
+SHARES = {"encode": 1, "score": 2, "denoise": 20}
+CLOCK, PROCESSORS = "clock", "processors"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000, help="uint8 rows of 28 x 28 (default: 100000)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the medians are taken (default: 3)")
+    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    options = parser.parse_args()
+    rounds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        models = folder / "models"
+        models.mkdir()
+        for model in set(JOBS.values()):
+            (models / model).symlink_to(ROOT / "models" / model)
+        with ServerProcess(models) as server:
+            for _ in range(options.rounds):
+                for operation, model in JOBS.items():
+                    np.save(folder / "rows.npy", digits(options.rows // SHARES[operation]))
+                    bare = _bare(operation, latest(ROOT / "models" / model), folder)
+                    ours = _ours(operation, model, server, folder)
+                    _compare(folder)
+                    for subject, rates in (("onnxruntime", bare), ("service", ours)):
+                        for by, rate in rates.items():
+                            rounds.setdefault(f"{operation}, {subject}, {by}", []).append(rate)
+                    shown = ", ".join(f"{ours[by] / bare[by]:.2f} by the {by}" for by in bare)
+                    print(f"{operation}: {ours[CLOCK]:.0f} of {bare[CLOCK]:.0f} rows/s; {shown}", flush=True)
+    report = Report(
+        command=" ".join(["python -m benchmarks.batch", *sys.argv[1:]]),
+        model=", ".join(sorted(set(JOBS.values()))),
+        medians={name: statistics.median(rates) for name, rates in rounds.items()},
+        rounds=rounds,
+        missing={},
+    )
+    print(_table(report))
+    if options.json:
+        options.json.write_text(json.dumps(report.to_json(), indent=2))
+    if options.write:
+        _write(report)
+    return 0
+
+
+def _bare(operation: str, package: Path, folder: Path) -> dict[str, float]:
+    """Rows a second of onnxruntime in a loop, from file to file."""
+    encoder, decoder = (
+        bare_session(package / f"{name}.onnx", threads=os.cpu_count() or 1) for name in ("encoder", "decoder")
+    )
+
+    def encode(rows: np.ndarray) -> np.ndarray:
+        result: np.ndarray = encoder.run(None, {"rows": rows})[0]
+        return result
+
+    def rebuild(rows: np.ndarray) -> np.ndarray:
+        result: np.ndarray = decoder.run(None, {"latents": encode(rows)})[0]
+        return result
+
+    def errors(rows: np.ndarray) -> np.ndarray:
+        return ((rebuild(rows) - rows) ** 2).mean(axis=(1, 2))  # type: ignore[no-any-return]
+
+    run: Callable[[np.ndarray], np.ndarray] = {"encode": encode, "denoise": rebuild, "score": errors}[operation]
+    run(np.zeros((BATCH_ROWS, 28, 28), np.float32))
+    source = np.load(folder / "rows.npy", mmap_mode="r")
+    target = None
+    began, began_cpu = time.monotonic(), time.process_time()
+    for start in range(0, len(source), PIECE_ROWS):
+        piece = np.asarray(source[start : start + PIECE_ROWS])
+        for offset in range(0, len(piece), BATCH_ROWS):
+            result = run(piece[offset : offset + BATCH_ROWS] * np.float32(1 / 255))
+            if target is None:
+                shape = (len(source), *result.shape[1:])
+                target = np.lib.format.open_memmap(folder / "bare.npy", mode="w+", dtype=np.float32, shape=shape)
+            target[start + offset : start + offset + len(result)] = result
+    assert target is not None
+    target.flush()
+    return {
+        CLOCK: len(source) / (time.monotonic() - began),
+        PROCESSORS: len(source) / (time.process_time() - began_cpu),
+    }
+
+
+def _ours(operation: str, model: str, server: ServerProcess, folder: Path) -> dict[str, float]:
+    """Rows a second of the command, in this process, and of the service."""
+    output = folder / "ours.npy"
+    output.unlink(missing_ok=True)
+    command = ["batch", operation, str(folder / "rows.npy"), str(output), "--address", server.address, "--model", model]
+    began, began_cpu = time.monotonic(), time.process_time() + _processor_s(server.process.pid)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        code = hourglass(command)
+    if code != 0:
+        raise RuntimeError(f"hourglass {' '.join(command)} ended with {code}")
+    count = len(np.load(output, mmap_mode="r"))
+    return {
+        CLOCK: count / (time.monotonic() - began),
+        PROCESSORS: count / (time.process_time() + _processor_s(server.process.pid) - began_cpu),
+    }
+
+
+def _processor_s(pid: int) -> float:
+    """The processor time that a process has had, in user and system mode (proc(5), fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _compare(folder: Path) -> None:
+    bare, ours = np.load(folder / "bare.npy", mmap_mode="r"), np.load(folder / "ours.npy", mmap_mode="r")
+    if bare.ndim == 1:
+        ours = ours[:, 0]  # beside the novelty
+    np.testing.assert_allclose(ours[:1000], bare[:1000], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(ours[-1000:], bare[-1000:], rtol=1e-3, atol=1e-4)
+
+
+def _table(report: Report) -> str:
+    lines = [
+        "| file to file | onnxruntime alone | `hourglass batch` | ratio by the clock | by processor time | wanted | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for operation, model in JOBS.items():
+
+        def median(subject: str, by: str, operation: str = operation) -> float:
+            return report.medians[f"{operation}, {subject}, {by}"]
+
+        ratios = {by: median("service", by) / median("onnxruntime", by) for by in (CLOCK, PROCESSORS)}
+        lines.append(
+            f"| {operation}, `{model}` | {median('onnxruntime', CLOCK):,.0f} rows/s "
+            f"| {median('service', CLOCK):,.0f} rows/s | {ratios[CLOCK]:.2f} | {ratios[PROCESSORS]:.2f} "
+            f"| at least {WANTED} | {'yes' if min(ratios.values()) >= WANTED else 'no'} |"
+        )
+    return "\n".join(lines)
+
+
+def _write(report: Report) -> None:
+    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    facts = f"`{report.command}`, {report.date}; {report.hardware}; onnxruntime {ort.__version__}."
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{facts}\n\n{_table(report)}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

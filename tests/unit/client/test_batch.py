@@ -1,0 +1,345 @@
+"""`hourglass batch` against a fake service: every input to every output, and what a kill or an error leaves behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pyarrow as arrow
+import pyarrow.parquet as parquet
+import pytest
+from PIL import Image
+
+from autoencoder.v1 import model_pb2
+from hourglass import batch
+from hourglass.__main__ import main
+from tests.unit.client.fake_service import ALL, FakeService, card, encode, fail, serving
+
+ROWS = np.random.default_rng(11).integers(0, 256, (23, 4, 5), np.uint8)
+FLOATS = ROWS / np.float32(255)
+WAIT_S = 30.0
+
+Run = Callable[..., tuple[int, str, str]]
+EXPECTED = {
+    "encode": {"latent": encode(FLOATS, 3)},
+    "denoise": {"clean": FLOATS, "distance": FLOATS[:, 0, 0]},
+    "score": {"reconstruction_error": FLOATS[:, 0, 0], "novelty": FLOATS[:, 0, 0] / 2},
+}
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService(card("denoiser", row_shape=(4, 5), latent_units=3, operations=(*ALL, "DENOISE")))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with the same rows in every format."""
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", ROWS)
+    np.save("floats.npy", FLOATS)
+    flat = arrow.array(ROWS.reshape(23, 20).tolist(), arrow.list_(arrow.uint8()))
+    fixed = arrow.FixedSizeListArray.from_arrays(arrow.array(FLOATS.ravel()), 20)
+    parquet.write_table(arrow.table({"id": list(range(23)), "pixels": flat}), "rows.parquet", row_group_size=7)
+    parquet.write_table(arrow.table({"name": ["x"] * 23, "pixels": fixed, "more": flat}), "two.parquet")
+    (tmp_path / "pictures" / "deep").mkdir(parents=True)
+    for number, pixels in enumerate(ROWS):
+        Image.fromarray(pixels).save(f"pictures/{'deep/' * (number >= 20)}{number:02}.png")
+    # Sorted by name: the folder `deep` comes after the digits.
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+@pytest.fixture
+def run(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("HOURGLASS_ADDRESS", address)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = main(["batch", *argv])
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def rows_asked(service: FakeService) -> int:
+    return sum(request.rows.shape[0] for request in service.requests if hasattr(request, "rows"))
+
+
+def read_parquet(path: str, shape: tuple[int, ...] = ()) -> dict[str, Any]:
+    table = parquet.read_table(path)
+    assert table["row"].to_pylist() == list(range(len(table)))
+    found: dict[str, Any] = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        is_list = arrow.types.is_fixed_size_list(column.type)
+        values = column.flatten().to_numpy() if is_list else column.to_numpy(zero_copy_only=False)
+        found[name] = values.reshape(len(table), -1) if is_list else values
+    return found
+
+
+@pytest.mark.parametrize("operation", EXPECTED)
+@pytest.mark.parametrize("source", ["rows.npy", "floats.npy", "rows.parquet", "pictures"])
+def test_every_input_goes_to_every_output(run: Run, operation: str, source: str) -> None:
+    expected = EXPECTED[operation]
+    assert run(operation, source, "out.parquet", "--piece-rows", "5")[0] == 0
+    assert run(operation, source, "out.npy", "--piece-rows", "5")[0] == 0
+    table = read_parquet("out.parquet")
+    assert set(table) == {"row", *expected} | ({"file"} if source == "pictures" else set())
+    if source == "pictures":
+        assert table["file"].tolist() == [f"{'deep/' * (number >= 20)}{number:02}.png" for number in range(23)]
+    for name, values in expected.items():
+        np.testing.assert_array_equal(table[name], values.reshape(23, -1) if values.ndim > 1 else values)
+    columns = list(expected.values())
+    np.testing.assert_array_equal(np.load("out.npy"), np.stack(columns, axis=1) if operation == "score" else columns[0])
+    assert parquet.read_schema("out.parquet").metadata[b"model"] == b"denoiser"
+    assert not list(Path().glob("*.work"))
+
+
+def test_float16_is_asked_for_and_written(run: Run) -> None:
+    assert run("encode", "rows.npy", "out.npy", "--float16")[0] == 0
+    assert run("encode", "rows.npy", "out.parquet", "--float16")[0] == 0
+    assert np.load("out.npy").dtype == np.float16
+    assert read_parquet("out.parquet")["latent"].dtype == np.float16
+
+
+def test_a_column_is_chosen_by_name(run: Run) -> None:
+    assert run("encode", "two.parquet", "out.npy", "--column", "pixels")[0] == 0
+    np.testing.assert_array_equal(np.load("out.npy"), encode(FLOATS, 3))
+
+
+@pytest.mark.parametrize("output", ["out.npy", "out.parquet"])
+@pytest.mark.parametrize("source", ["rows.npy", "rows.parquet", "pictures"])
+def test_the_same_command_goes_on_where_an_error_ended_it(
+    run: Run, service: FakeService, source: str, output: str
+) -> None:
+    def refuse_the_fourth(method: str, request: Any, context: Any) -> None:
+        if service.calls.count("Encode") == 4:
+            fail(context, grpc.StatusCode.INTERNAL, "INTERNAL", "internal error 7")
+
+    service.hook = refuse_the_fourth
+    argv = ("encode", source, output, "--model", "denoiser", "--piece-rows", "3")
+    code, _, err = run(*argv)
+    assert (code, "internal error 7" in err) == (1, True)
+    assert not Path(output).exists()
+    service.hook, service.requests = None, []
+    code, out, _ = run(*argv)
+    assert code == 0
+    before = int(out.partition(" rows/s) and ")[2].split()[0])
+    assert before >= 6, "two pieces at least were there"
+    assert rows_asked(service) == 23 - before
+    found = np.load(output) if output == "out.npy" else read_parquet(output)["latent"]
+    np.testing.assert_array_equal(found, encode(FLOATS, 3))
+
+
+@pytest.mark.parametrize("output", ["out.npy", "out.parquet"])
+def test_a_killed_job_goes_on_without_asking_twice_or_losing_a_row(
+    run: Run, service: FakeService, address: str, output: str
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold_after_four(method: str, request: Any, context: Any) -> None:
+        if service.calls.count("Encode") > 4:
+            reached.set()
+            go_on.wait(WAIT_S)
+
+    service.hook = hold_after_four
+    argv = ("encode", "rows.npy", output, "--piece-rows", "2", "--address", address)
+    with subprocess.Popen([sys.executable, "-m", "hourglass", "batch", *argv], stderr=subprocess.PIPE) as job:
+        assert reached.wait(WAIT_S)
+        job.send_signal(signal.SIGKILL)
+        assert job.wait(WAIT_S) == -signal.SIGKILL
+    go_on.set()
+    assert not Path(output).exists()
+    service.hook, service.requests = None, []
+    code, out, err = run(*argv)
+    assert code == 0, err
+    before = int(out.partition(" rows/s) and ")[2].split()[0])
+    assert 2 <= before <= 8
+    assert rows_asked(service) == 23 - before
+    found = np.load(output) if output == "out.npy" else read_parquet(output)["latent"]
+    np.testing.assert_array_equal(found, encode(FLOATS, 3))
+
+
+def test_a_service_that_is_away_or_full_is_waited_for(run: Run, service: FakeService) -> None:
+    def be_away(method: str, request: Any, context: Any) -> None:
+        count = service.calls.count("Encode")
+        if 3 <= count < 8:  # more often than a single call is tried again
+            fail(context, grpc.StatusCode.UNAVAILABLE, "LOADING", "models are being loaded")
+        if count == 9:
+            fail(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "full", retry_after_s=0.01)
+
+    service.hook = be_away
+    assert run("encode", "rows.npy", "out.npy", "--piece-rows", "8")[0] == 0
+    np.testing.assert_array_equal(np.load("out.npy"), encode(FLOATS, 3))
+
+
+def test_an_interrupt_does_not_wait_for_a_service_that_is_away(
+    folder: Path, service: FakeService, address: str
+) -> None:
+    away = threading.Event()
+
+    def be_away(method: str, request: Any, context: Any) -> None:
+        if service.calls.count("Encode") > 3:
+            away.set()
+            fail(context, grpc.StatusCode.UNAVAILABLE, "LOADING", "models are being loaded")
+
+    service.hook = be_away
+    argv = ("encode", "rows.npy", "out.npy", "--piece-rows", "2", "--address", address)
+    with subprocess.Popen([sys.executable, "-m", "hourglass", "batch", *argv], stderr=subprocess.PIPE) as job:
+        assert away.wait(WAIT_S)
+        job.send_signal(signal.SIGINT)
+        assert job.wait(WAIT_S) == 130
+    assert Path("out.npy.work").exists()
+
+
+def test_a_log_sees_the_rate_and_the_time_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_LINE_S", 0.0)
+    _, _, err = run("encode", "rows.npy", "out.npy", "--piece-rows", "2")
+    lines = err.splitlines()
+    assert re.fullmatch(r"\d+ of 23 rows, \d+ rows/s, \d+ s left", lines[0])
+    assert re.fullmatch(r"23 of 23 rows, \d+ rows/s", lines[-1])
+
+
+@pytest.mark.parametrize("files", [("rows.parquet", "out.npy"), ("rows.npy", "out.parquet")])
+def test_parquet_without_pyarrow_says_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch, files: tuple[str, str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    code, _, err = run("encode", *files)
+    assert (code, "pip install 'hourglass-client[batch]'" in err) == (1, True)
+
+
+def test_patience_ends(run: Run, service: FakeService) -> None:
+    service.hook = lambda method, request, context: fail(
+        context, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "full", retry_after_s=0.01
+    )
+    code, _, err = run("encode", "rows.npy", "out.npy", "--patience", "0.2")
+    assert (code, "full" in err) == (1, True)
+
+
+def break_encode(method: str, request: Any, context: Any) -> None:
+    if method == "Encode":
+        fail(context, grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
+
+
+def test_a_resumed_job_keeps_to_its_version(run: Run, service: FakeService) -> None:
+    service.hook = break_encode
+    argv = ("encode", "rows.npy", "out.npy", "--piece-rows", "5")
+    assert run(*argv)[0] == 1
+    service.cards.insert(0, card("denoiser", version=2, row_shape=(4, 5), latent_units=3))
+    service.hook = None
+    assert run(*argv)[1].startswith("out.npy: 23 rows by denoiser/1")
+    assert run("encode", "rows.npy", "new.npy")[1].startswith("new.npy: 23 rows by denoiser/2")
+
+
+def begin(run: Run, service: FakeService) -> None:
+    """Leave a workspace behind for out.npy."""
+    service.hook = break_encode
+    assert run("encode", "rows.npy", "out.npy")[0] == 1
+    service.hook = None
+
+
+def test_another_job_does_not_take_over_a_workspace(run: Run, service: FakeService) -> None:
+    begin(run, service)
+    code, _, err = run("denoise", "rows.npy", "out.npy")
+    assert (code, "operation was encode, now denoise" in err) == (1, True)
+    np.save("rows.npy", ROWS[:20])
+    code, _, err = run("encode", "rows.npy", "out.npy")
+    assert (code, "rows was 23, now 20" in err) == (1, True)
+    assert not Path("out.npy").exists()
+
+
+def test_two_processes_do_not_work_on_one_output(run: Run, service: FakeService) -> None:
+    begin(run, service)
+    descriptor = os.open("out.npy.work", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    code, _, err = run("encode", "rows.npy", "out.npy")
+    os.close(descriptor)
+    assert (code, "another process works there" in err) == (1, True)
+
+
+def test_a_kill_between_the_last_two_steps_loses_nothing(run: Run, service: FakeService) -> None:
+    begin(run, service)
+    Path("out.npy.work/done").write_bytes(b"\1")
+    Path("out.npy.work/rows.npy").rename("out.npy")
+    kept = Path("out.npy").read_bytes()
+    service.requests = []
+    assert run("encode", "rows.npy", "out.npy")[0] == 0
+    assert Path("out.npy").read_bytes() == kept
+    assert rows_asked(service) == 0
+    assert not Path("out.npy.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("encode", "rows.npy", "out.csv"), "out.csv: the name must end in .npy or .parquet"),
+        (("encode", "rows.npy", "rows.npy"), "rows.npy: is there already"),
+        (("encode", "rows.npy", "nowhere/out.npy"), "there is no such directory"),
+        (("encode", "notes.txt", "out.npy"), "must be a .npy file, a .parquet file or a folder"),
+        (("encode", "missing.npy", "out.npy"), "missing.npy: No such file"),
+        (("encode", "two.parquet", "out.npy"), "--column: which column of two.parquet holds the rows?"),
+        (("encode", "two.parquet", "out.npy", "--column", "name"), "has no column 'name' of lists of numbers"),
+        (("encode", "short.parquet", "out.npy"), "must have 20 numbers in every row; near row 1 it has not"),
+        (("encode", "holes.parquet", "out.npy"), "must have 20 numbers in every row"),
+        (("encode", "text.parquet", "out.npy"), "is not a Parquet file"),
+        (("encode", "wide.npy", "out.npy"), "rows must have the shape (4, 5); got (5, 4)"),
+        (("encode", "empty", "out.npy"), "empty: holds no pictures"),
+        (("encode", "big", "out.npy"), "--resize would scale it"),
+    ],
+)
+def test_what_cannot_be_done_is_said(run: Run, folder: Path, argv: tuple[str, ...], says: str) -> None:
+    lists = arrow.list_(arrow.float32())
+    parquet.write_table(arrow.table({"x": arrow.array([[0.5] * 20, [0.5] * 19], lists)}), "short.parquet")
+    parquet.write_table(arrow.table({"x": arrow.array([[0.5] * 20, None], lists)}), "holes.parquet")
+    Path("text.parquet").write_text("no")
+    np.save("wide.npy", ROWS.reshape(23, 5, 4))
+    for name in ("empty", "big"):
+        Path(name).mkdir()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save("big/a.png")
+    code, _, err = run(*argv)
+    assert code == 1
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_is_of_no_use_to_a_model_of_vectors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = card("vectors", row_shape=(20,), kind=model_pb2.TENSOR_KIND_VECTOR)
+    with serving(FakeService(vectors)) as address:
+        assert main(["batch", "encode", "pictures", "out.npy", "--address", address]) == 1
+        assert main(["batch", "encode", "rows.parquet", "out.npy", "--address", address]) == 0
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    yield ours, theirs
+    os.close(ours)
+
+
+def test_a_terminal_sees_a_bar_and_a_log_sees_lines(address: str, folder: Path, terminal: tuple[int, int]) -> None:
+    argv = [sys.executable, "-m", "hourglass", "batch", "encode", "rows.npy", "out.npy", "--address", address]
+    ours, theirs = terminal
+    with subprocess.Popen(argv, stderr=theirs, stdout=subprocess.PIPE) as shown:
+        os.close(theirs)
+        assert shown.wait(WAIT_S) == 0
+    bar = os.read(ours, 1 << 16).decode()
+    assert "100%" in bar
+    assert "rows/s" in bar
+    Path("out.npy").unlink()
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=WAIT_S, check=True)
+    assert done.stderr.startswith("23 of 23 rows, ")
