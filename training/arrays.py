@@ -36,7 +36,7 @@ def read_npy(path: Path) -> Found:
         raise DataError(f"{path}: is not a .npy file of numbers: {error}") from error
     if not isinstance(rows, np.ndarray):
         raise DataError(f"{path}: is a .npz by its content; name it so")
-    return Found(path=path, rows=_checked(path, "the array", rows), labels=None)
+    return Found(path=path, rows=_checked(path, rows), labels=None)
 
 
 def read_npz(path: Path) -> Found:
@@ -60,12 +60,12 @@ def read_npz(path: Path) -> Found:
         raise DataError(
             f"{path}: one of its arrays must be called {' or '.join(_ROWS)}; got {', '.join(sorted(arrays)) or 'none'}"
         )
-    rows = _checked(path, name, arrays[name])
+    rows = _checked(path, arrays[name], name)
     labels, classes = _labels(path, arrays, _LABELS, len(rows))
     test = None
     test_name = next((name for name in _TEST_ROWS if name in arrays), None)
     if test_name is not None:
-        test_rows = _checked(path, test_name, arrays[test_name])
+        test_rows = _checked(path, arrays[test_name], test_name)
         if test_rows.shape[1:] != rows.shape[1:] or test_rows.dtype != rows.dtype:
             raise DataError(
                 f"{path}: {test_name} must have the rows' shape and type, {list(rows.shape[1:])} {rows.dtype}; got "
@@ -81,14 +81,15 @@ def read_npz(path: Path) -> Found:
     return Found(path=path, rows=rows, labels=labels, classes=classes, test=test)
 
 
-def _checked(path: Path, name: str, rows: Array) -> Array:
+def _checked(path: Path, rows: Array, name: str = "") -> Array:
+    what = name or "the array"
     if rows.dtype.kind not in "buif" or rows.dtype.itemsize > 8:
-        raise DataError(f"{path}: {name} must hold numbers; got {rows.dtype}")
+        raise DataError(f"{path}: {what} must hold numbers; got {rows.dtype}")
     if rows.ndim < 1 or 0 in rows.shape:
-        raise DataError(f"{path}: {name} must be [rows, ...] with at least one element; got {list(rows.shape)}")
+        raise DataError(f"{path}: {what} must be [rows, ...] with at least one element; got {list(rows.shape)}")
     done = 0
     for chunk in storage.chunks(rows):
-        require_finite(path, chunk, first=done)
+        require_finite(path, chunk, what=f"{name}: row" if name else "row", first=done)
         done += len(chunk)
     return rows
 

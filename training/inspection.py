@@ -20,8 +20,9 @@ from training.found import Found
 
 _NAME_LENGTH = 21
 _SHOWN = 40
-_STEPS = 4000  # of training, about, in a recipe to start from
+_STEPS = 1500  # of training, about, in a recipe to start from
 _BATCH_ROWS = 128
+_LEARNING_RATES: dict[Kind, float] = {"image": 1e-3, "vector": 2e-3, "series": 5e-3}
 _LEAST_LATENT_STEPS = 4
 
 
@@ -167,7 +168,7 @@ def starting_recipe(found: Inspection) -> str:
             "kind": "joint",
             "epochs": epochs,
             "batch_rows": _BATCH_ROWS,
-            "learning_rate": 1e-3 if found.kind == "image" else 2e-3,
+            "learning_rate": _LEARNING_RATES[found.kind],
             "schedule": "cosine",
         },
     }
@@ -186,10 +187,10 @@ def _network(found: Inspection) -> tuple[dict[str, Any], str]:
     size = math.prod(found.row_shape)
     if found.kind == "series":
         steps, columns = found.row_shape
-        levels = min(4, max(1, int(math.log2(max(2, steps / _LEAST_LATENT_STEPS)))))
+        levels = min(3, max(1, int(math.log2(max(2, steps / _LEAST_LATENT_STEPS)))))
         latent_steps = math.ceil(steps / 2**levels)
         width = min(64, max(1, round(steps * columns / (8 * latent_steps))))
-        return {"kind": "conv1d", "channels": [32] * (levels - 1) + [width]}, "squared-error"
+        return {"kind": "conv1d", "channels": [16] * (levels - 1) + [width]}, "squared-error"
     if found.kind == "vector":
         hidden = min(256, max(16, 4 * size))
         dense = {"hidden": [hidden], "latent": max(1, min(64, size // 3)), "latent_activation": "linear"}

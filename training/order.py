@@ -24,12 +24,14 @@ def batches(row_count: int, batch_rows: int, generator: Generator) -> Iterator[T
     if row_count <= SHUFFLED_ROWS:
         yield from torch.split(torch.randperm(row_count, generator=generator), batch_rows)
         return
-    blocks = torch.randperm(-(-row_count // BLOCK_ROWS), generator=generator)
+    # One draw only: what else draws while the epoch goes on does not change its order.
+    own = Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    blocks = torch.randperm(-(-row_count // BLOCK_ROWS), generator=own)
     left_over = torch.empty(0, dtype=torch.int64)
     for chosen in torch.split(blocks, BLOCKS):
         rows = (chosen[:, None] * BLOCK_ROWS + torch.arange(BLOCK_ROWS)).flatten()
         rows = rows[rows < row_count]
-        rows = torch.cat([left_over, rows[torch.randperm(len(rows), generator=generator)]])
+        rows = torch.cat([left_over, rows[torch.randperm(len(rows), generator=own)]])
         whole = len(rows) // batch_rows * batch_rows
         yield from torch.split(rows[:whole], batch_rows) if whole else ()
         left_over = rows[whole:]

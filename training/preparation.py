@@ -166,8 +166,8 @@ def scaling_of(found: Found, measured: Statistics) -> Scaling:
     for index in np.flatnonzero(~constant & (measured.deviation < _LEAST_STEPS * step)):
         raise DataError(
             f"{found.path}: {column_name(found, int(index))} varies by {measured.deviation[index]:.3g} around "
-            f"{measured.mean[index]:.8g}, which single precision cannot hold: subtract an offset in the file, or leave "
-            "the column out"
+            f"{measured.mean[index]:.12g}, which single precision cannot hold: subtract an offset in the file, or "
+            "leave the column out"
         )
     scale = np.where(constant, 1.0, measured.deviation)
     return Scaling(shift=torch.from_numpy(measured.mean).float(), scale=torch.from_numpy(scale).float())
