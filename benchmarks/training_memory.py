@@ -98,7 +98,7 @@ def measure(path: Path) -> dict[str, float]:
             "kind": "dense", "hidden": [64], "latent": 6, "latent_activation": "linear", "output_activation": "linear",
         },
         "loss": {"kind": "squared-error"},
-        "procedure": {"kind": "joint", "epochs": 1, "batch_rows": 1024},
+        "procedure": {"kind": "joint", "epochs": 1, "batch_rows": 8192},
     }  # fmt: skip
     recipe = recipes.check(table, where="benchmark")
     peaks: dict[str, float] = dict.fromkeys(_FIELDS.values(), 0.0)

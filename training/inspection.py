@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training import preparation, recipes, storage, tables
+from training import preparation, recipes, splits, storage, tables
 from training.data import Kind
 from training.errors import DataError
 from training.found import Found
@@ -113,22 +113,24 @@ def inspect(settings: recipes.Data) -> Inspection:
         columns = tuple(column for column in _columns(table) if column.name != label)
         names = settings.columns or [column.name for column in columns if not column.unfit]
         if not names:
-            raise DataError(f"{path}: has no column of numbers that change")
+            reasons = ", ".join(f"{column.name!r} ({column.unfit})" for column in columns)
+            raise DataError(f"{path}: has no column of numbers that change: {reasons or 'none beside the label'}")
         settings = settings.model_copy(update={"columns": tuple(names), "label": label})
     found = preparation.read(settings)
     rows = found.rows
-    constant = 0
     if settings.window is not None:
         kind: Kind = "series"
-        steps = len(rows)
-        row_shape: tuple[int, ...] = (settings.window, rows.shape[1] if rows.ndim == 2 else 1)
-        count = max(0, (steps - settings.window) // settings.stride + 1)
+        rows = preparation.steps_of(found)
+        starts = splits.by_time(path, rows, settings, settings.window)
+        count = len(starts.train) + len(starts.validation) + len(starts.test)
+        row_shape: tuple[int, ...] = (settings.window, rows.shape[1])
     else:
         kind, count, row_shape = preparation.kind_of(found, settings.kind), len(rows), rows.shape[1:]
-    if rows.ndim == 1:
-        rows = rows[:, None]
+        splits.require_rows(found)
     flat = preparation.statistics(rows.reshape(len(rows), -1))
     constant = int((flat.minimum == flat.maximum).sum())
+    if kind == "vector" or settings.window is not None:
+        preparation.scaling_of(found, flat)
     return Inspection(
         settings=settings,
         kind=kind,

@@ -173,14 +173,20 @@ def scaling_of(found: Found, measured: Statistics) -> Scaling:
     return Scaling(shift=torch.from_numpy(measured.mean).float(), scale=torch.from_numpy(scale).float())
 
 
+def steps_of(found: Found) -> Array:
+    """Steps [T, C] to cut windows from. Raises DataError where what was found is something else."""
+    steps = found.rows[:, None] if found.rows.ndim == 1 else found.rows
+    if steps.ndim != 2 or found.test is not None or found.path.is_dir():
+        raise DataError(f"{found.path}: data.window: windows are cut from one array [steps] or [steps, columns]")
+    return steps
+
+
 def column_name(found: Found, index: int) -> str:
     return f"column {found.columns[index]!r}" if found.columns else f"column {index}"
 
 
 def _load_windows(settings: recipes.Data, found: Found, window: int) -> Dataset:
-    steps = found.rows[:, None] if found.rows.ndim == 1 else found.rows
-    if steps.ndim != 2 or found.test is not None or found.path.is_dir():
-        raise DataError(f"{found.path}: data.window: windows are cut from one array [steps] or [steps, columns]")
+    steps = steps_of(found)
     starts = splits.by_time(found.path, steps, settings, window)
     measured = statistics(steps[: starts.train_steps])
     scaling = scaling_of(found, measured) if settings.standardise is not False else None

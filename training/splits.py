@@ -49,8 +49,7 @@ def at_random(found: Found, settings: recipes.Data, seed: int) -> Split:
     Rows in memory are shuffled. Of large ones the held-out rows change places with the last ones, and the others stay
     in the file's order.
     """
-    if len(found.rows) < LEAST_ROWS:
-        raise DataError(f"{found.path}: must have at least {LEAST_ROWS} rows to train on; got {len(found.rows)}")
+    require_rows(found)
     part = _part_large if storage.is_large(found.rows.shape) else _part
     rest: Labelled = found
     test = found.test
@@ -58,6 +57,12 @@ def at_random(found: Found, settings: recipes.Data, seed: int) -> Split:
         rest, test = part(rest, settings.test_share, _TEST_SEED)
     train, validation = part(rest, settings.validation_share, seed)
     return Split(train=train, validation=validation, test=test)
+
+
+def require_rows(found: Found) -> None:
+    """Raises DataError where there are too few rows for three parts."""
+    if len(found.rows) < LEAST_ROWS:
+        raise DataError(f"{found.path}: must have at least {LEAST_ROWS} rows to train on; got {len(found.rows)}")
 
 
 def by_time(path: Path, steps: Array, settings: recipes.Data, window: int) -> Starts:

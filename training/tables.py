@@ -37,14 +37,14 @@ class Table:
         self.is_csv = path.suffix.lower() != ".parquet"
         self.delimiter = _delimiter(path) if self.is_csv else ","
         schema = self._schema()
-        self.columns: tuple[str, ...] = tuple(schema.names)
+        self.columns = self._names(schema)
         twice = [name for name in self.columns if self.columns.count(name) > 1]
         if twice:
             raise DataError(f"{path}: two columns are called {twice[0]!r}")
         if self.is_csv and all(_is_number(name) for name in self.columns):
             raise DataError(f"{path}: the first line must name the columns; got {', '.join(self.columns[:5])}")
-        self.numeric = {name for name, kind in zip(schema.names, schema.types, strict=True) if _is_numeric(kind)}
-        self.types = {name: str(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
+        self.numeric = {name for name, kind in zip(self.columns, schema.types, strict=True) if _is_numeric(kind)}
+        self.types = {name: str(kind) for name, kind in zip(self.columns, schema.types, strict=True)}
 
     def batches(self, columns: tuple[str, ...], label: str | None) -> Iterator[tuple[Values, list[str | None]]]:
         """Values [b, C], NaN where one is missing, and the labels' text [b]; all None without `label`."""
@@ -82,6 +82,12 @@ class Table:
             return parquet.read_schema(self.path)
         except (pa.ArrowException, OSError) as error:
             raise self._failure(error, []) from error
+
+    def _names(self, schema: Any) -> tuple[str, ...]:
+        try:
+            return tuple(schema.names)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path}: the names of its columns are not UTF-8") from error
 
     def _record_batches(self, wanted: list[str], numbers: tuple[str, ...]) -> Iterator[Any]:
         import pyarrow as pa

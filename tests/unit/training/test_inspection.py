@@ -122,6 +122,12 @@ def test_what_is_there_is_not_overwritten_and_a_name_that_is_no_recipe_is_refuse
     assert Path("mine.toml").read_text(encoding="utf-8") == "mine"
     assert main(["inspect", "own.npy", "--write", "My_Recipe.toml"]) == 1
     assert "--write: must be the recipe's name" in capsys.readouterr().err
+    np.save("one.npy", SERIES[:1])
+    assert main(["inspect", "one.npy", "--write", "one.toml"]) == 1
+    assert "one.npy: must have at least 10 rows to train on; got 1" in capsys.readouterr().err
+    assert main(["inspect", "own.npy", "--window", "600", "--write", "one.toml"]) == 1
+    assert "own.npy: of its 900 steps" in capsys.readouterr().err
+    assert not Path("one.toml").exists()
     assert main(["inspect", "own.npy", "--stride", "2"]) == 1
     assert "data.stride: belongs to windows" in capsys.readouterr().err
 

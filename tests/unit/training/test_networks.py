@@ -98,7 +98,7 @@ def test_conv1d_learns_a_series() -> None:
     for _ in range(150):
         optimiser.zero_grad()
         loss = (network(rows) - rows).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
     assert loss.item() < 0.05 * rows.var().item()
 
