@@ -94,9 +94,7 @@ class ServedModel:
             operation: metrics.rows.labels(self.name, str(self.version), operation)
             for operation in (ENCODE, DECODE, RECONSTRUCT, DENOISE, INTERPOLATE)
         }
-        round_trip = _RoundTrip(
-            row_shape=package.input_shape, reconstruct=session.reconstruct, scale=package.row_scale
-        )
+        round_trip = _RoundTrip(row_shape=package.input_shape, reconstruct=session.reconstruct, scale=package.row_scale)
 
         short_rows = 0 if work is None or session.on_gpu else _short_batch_rows(session, package, max_batch_rows)
         self.max_batch_rows = short_rows or max_batch_rows

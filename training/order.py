@@ -19,21 +19,25 @@ def batches(row_count: int, batch_rows: int, generator: Generator) -> Iterator[T
     """Indices [B] of the rows of each batch, every row once, at random; the last batch may be smaller.
 
     Of more than a million rows the blocks of 4,096 come in random order, and the rows of 64 blocks are shuffled
-    together: the memory that it takes does not grow with the rows.
+    together: the memory that it takes does not grow with the rows. All that is drawn from the generator is drawn at
+    once, so that what else draws while the epoch goes on does not change its order.
     """
     if row_count <= SHUFFLED_ROWS:
-        yield from torch.split(torch.randperm(row_count, generator=generator), batch_rows)
-        return
-    # One draw only: what else draws while the epoch goes on does not change its order.
+        return iter(torch.split(torch.randperm(row_count, generator=generator), batch_rows))
     own = Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
-    blocks = torch.randperm(-(-row_count // BLOCK_ROWS), generator=own)
+    return _of_blocks(row_count, batch_rows, own)
+
+
+def _of_blocks(row_count: int, batch_rows: int, generator: Generator) -> Iterator[Tensor]:
+    blocks = torch.randperm(-(-row_count // BLOCK_ROWS), generator=generator)
     left_over = torch.empty(0, dtype=torch.int64)
     for chosen in torch.split(blocks, BLOCKS):
         rows = (chosen[:, None] * BLOCK_ROWS + torch.arange(BLOCK_ROWS)).flatten()
         rows = rows[rows < row_count]
-        rows = torch.cat([left_over, rows[torch.randperm(len(rows), generator=own)]])
+        rows = torch.cat([left_over, rows[torch.randperm(len(rows), generator=generator)]])
         whole = len(rows) // batch_rows * batch_rows
-        yield from torch.split(rows[:whole], batch_rows) if whole else ()
+        if whole:
+            yield from torch.split(rows[:whole], batch_rows)
         left_over = rows[whole:]
     if len(left_over):
         yield left_over

@@ -40,7 +40,9 @@ def test_what_else_is_drawn_meanwhile_does_not_change_the_order(monkeypatch: pyt
     monkeypatch.setattr(order, "BLOCKS", 3)
     alone = torch.cat(list(order.batches(200, 16, generator())))
     source, among = generator(), []
-    for part in order.batches(200, 16, source):
+    began = order.batches(200, 16, source)
+    torch.rand(3, generator=source)
+    for part in began:
         among.append(part)
         torch.rand(3, generator=source)
     assert torch.equal(torch.cat(among), alone)
