@@ -108,7 +108,7 @@ $(VENV)/serve: $(PROJECTS) | $(BIN)/python
 # Everything: to train, to test, to change.
 $(VENV)/develop: $(PROJECTS) | $(BIN)/python
 	@echo "installing the service ($(RUNTIME)), training and the developers' tools into $(VENV), once"
-	@$(PIP) --editable './client[batch]' --editable '.[$(RUNTIME),training,dev]'
+	@$(PIP) --editable './client[batch]' --editable '.[$(RUNTIME),training,data,dev]'
 	@touch $@ $(VENV)/serve
 
 $(OLDEST)/develop: $(PROJECTS)

@@ -45,14 +45,21 @@ class _Graph:
 
 @dataclass(frozen=True, kw_only=True)
 class _RoundTrip:
-    """A program of both graphs: what comes out, and the mean squared difference [B] between it and what went in."""
+    """A program of both graphs: what comes out, and the mean squared difference [B] between it and what went in.
+
+    The difference is taken in units of `scale` [D...], where there is one.
+    """
 
     row_shape: tuple[int, ...]
     reconstruct: Callable[[Rows], Rows]
+    scale: Rows | None
 
     def run(self, rows: Rows, row_count: int) -> Outputs:
         reconstructions = self.reconstruct(rows)[:row_count]
-        difference = (reconstructions - rows[:row_count]).reshape(row_count, -1)
+        difference = reconstructions - rows[:row_count]
+        if self.scale is not None:
+            difference /= self.scale
+        difference = difference.reshape(row_count, -1)
         errors = np.einsum("be,be->b", difference, difference) / np.float32(difference.shape[1])
         return reconstructions, errors
 
@@ -90,7 +97,7 @@ class ServedModel:
             for operation in (ENCODE, DECODE, RECONSTRUCT, DENOISE, INTERPOLATE)
         }
         self.statistics = {operation: Statistics() for operation in self._rows}
-        round_trip = _RoundTrip(row_shape=package.input_shape, reconstruct=session.reconstruct)
+        round_trip = _RoundTrip(row_shape=package.input_shape, reconstruct=session.reconstruct, scale=package.row_scale)
 
         short_rows = 0 if work is None or session.on_gpu else _short_batch_rows(session, package, max_batch_rows)
         self.max_batch_rows = short_rows or max_batch_rows

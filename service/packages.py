@@ -83,6 +83,12 @@ class Package:
     def output_shape(self) -> tuple[int, ...]:
         return tuple(self.manifest.output.row_shape)
 
+    @property
+    def row_scale(self) -> Rows | None:
+        """The unit of each element of a row [D...]; None where all are 1."""
+        scale = np.asarray(self.manifest.row_scale, dtype=np.float32)
+        return scale.reshape(self.input_shape) if len(scale) else None
+
 
 def find(models: Path) -> list[Path]:
     """The directories of all packages under `models`, by name and version. Raises PackageError as `plans.find`."""
@@ -120,14 +126,15 @@ def check_golden(package: Package, encode: Callable[[Rows], Rows], decode: Calla
     golden = package.golden
     tolerance = max(GOLDEN_ATOL, package.manifest.parity.golden_absolute_tolerance)
     latents = encode(golden.rows)
-    for file, got, expected in (
-        (ENCODER, latents, golden.latents),
-        (DECODER, decode(golden.latents), golden.reconstructions),
+    unit = np.float32(1.0) if package.row_scale is None else package.row_scale
+    for file, got, expected, scale in (
+        (ENCODER, latents, golden.latents, np.float32(1.0)),
+        (DECODER, decode(golden.latents), golden.reconstructions, unit),
     ):
         if got.shape != expected.shape:
             raise PackageError(file, f"golden rows gave shape {list(got.shape)}, not {list(expected.shape)}")
-        if not np.allclose(got, expected, atol=tolerance, rtol=GOLDEN_RTOL):
-            difference = float(np.max(np.abs(got - expected)))
+        if not np.allclose(got / scale, expected / scale, atol=tolerance, rtol=GOLDEN_RTOL):
+            difference = float(np.max(np.abs(got - expected) / scale))
             raise PackageError(
                 file,
                 f"golden rows differ from {GOLDEN} by {difference:.3g} (tolerance {tolerance:g} + {GOLDEN_RTOL:g}·x)",
@@ -240,6 +247,12 @@ def _check_manifest(manifest: model_pb2.Model) -> None:
         (math.isfinite(tolerance) and tolerance > 0) if lower else tolerance == 0,
         "parity.goldenAbsoluteTolerance: must be given, finite and above 0, exactly where precision is below FLOAT32; "
         f"got {tolerance}",
+    )
+    scale = np.asarray(manifest.row_scale, dtype=np.float32)
+    elements = math.prod(manifest.input.row_shape)
+    rule(
+        len(scale) in (0, elements) and bool((np.isfinite(scale) & (scale > 0)).all()),
+        f"rowScale: none, or {elements} finite numbers above 0, one for each element of a row; got {len(scale)}",
     )
     names = [file.name for file in manifest.files]
     rule(len(set(names)) == len(names), "files: a name is listed twice")

@@ -1,8 +1,9 @@
-"""The command line: `python -m training train|export|convert|report|list|zoo`."""
+"""The command line: `python -m training inspect|train|export|convert|report|list|zoo`."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from service.errors import PackageError
 from training import data, overrides, recipes
-from training.errors import Interrupted, TrainingError
+from training.errors import Interrupted, RecipeError, TrainingError
 
 DESCRIPTION = """\
 Train autoencoders from recipes and turn them into model packages.
@@ -28,14 +29,19 @@ examples:
   python -m training report undercomplete              # of its newest run
   python -m training export undercomplete --models models
   python -m training convert models/mnist-conv/1 --layout triton triton-models
+  python -m training inspect pump.csv --window 64 --stride 8 --write pump.toml    # one's own data
+  python -m training train pump.toml
 """
 
 # Those of training.layouts, whose import would make `--help` wait.
 LAYOUTS = ("triton", "onnx")
+_DATA_FLAGS = ("window", "stride", "columns", "label")
 
 TABLE = (
     "squared_error_sum",
     "pca_squared_error_sum",
+    "explained_variance",
+    "pca_explained_variance",
     "psnr_db",
     "pca_psnr_db",
     "noisy_psnr_db",
@@ -69,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a recipe into a new run and measure it on the test rows")
     _recipe(command)
-    command.add_argument("--data", choices=recipes.DATA_NAMES, help="the data set (default: the recipe's)")
+    _data(command, "the recipe's")
     command.add_argument("--epochs", type=int, metavar="N", help="epochs of every phase (default: the recipe's)")
     command.add_argument("--seed", type=int, metavar="N", help="of the split, the weights, the order, the noise")
     command.add_argument(
@@ -117,12 +123,21 @@ def parser() -> argparse.ArgumentParser:
     _data_dir(command)
     command.set_defaults(run=report_command)
 
+    command = commands.add_parser("inspect", help="say what a file or folder holds; write a recipe to start from")
+    command.add_argument("data", metavar="DATA", help=".npy, .npz, .csv or .parquet, or a folder of images")
+    command.add_argument("--window", type=int, metavar="N", help="cut windows of N steps (default: a row is a row)")
+    command.add_argument("--stride", type=int, metavar="N", help="steps from one window to the next (default: 1)")
+    command.add_argument("--columns", nargs="+", metavar="NAME", help="of a table (default: those of changing numbers)")
+    command.add_argument("--label", metavar="NAME", help="the column of classes (default: `label`, where there is one)")
+    command.add_argument("--write", type=Path, metavar="RECIPE.toml", help="write a recipe that trains as it stands")
+    command.set_defaults(run=inspect_command)
+
     command = commands.add_parser("list", help="list the recipes")
     command.set_defaults(run=list_command)
 
     command = commands.add_parser("zoo", help="train, export (as version 1) and report all recipes")
     command.add_argument("recipe", nargs="*", metavar="RECIPE", help="only these (default: all)")
-    command.add_argument("--data", choices=recipes.DATA_NAMES, help="the data set (default: each recipe's)")
+    _data(command, "each recipe's")
     command.add_argument("--epochs", type=int, metavar="N", help="epochs of every phase (default: each recipe's)")
     _data_dir(command)
     command.add_argument("--models", type=Path, default=Path("models"), help="where packages live (default: models)")
@@ -181,6 +196,29 @@ def report_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def inspect_command(options: argparse.Namespace) -> int:
+    from training import inspection
+
+    table = {"name": inspection.name_for(options.data), "path": options.data}
+    table |= {key: value for key in _DATA_FLAGS if (value := getattr(options, key)) is not None}
+    found = inspection.inspect(recipes.check_data(table, where="inspect"))
+    print("\n".join(found.lines()))
+    if options.write:
+        if options.write.suffix != ".toml" or not re.match(recipes.NAME, options.write.stem):
+            raise RecipeError(
+                "--write: must be the recipe's name, of lower-case letters, digits and hyphens, and .toml; got "
+                f"{options.write.name!r}"
+            )
+        options.write.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(options.write, "x", encoding="utf-8") as file:
+                file.write(inspection.starting_recipe(found))
+        except FileExistsError:
+            raise RecipeError(f"--write: {options.write} is there already, and is not overwritten") from None
+        print(f"\nrecipe   {options.write}\ntrain    python -m training train {options.write}")
+    return 0
+
+
 def list_command(options: argparse.Namespace) -> int:
     for name in recipes.names():
         print(f"{name:<16}{recipes.load(name).description}")
@@ -235,8 +273,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _resolve(name: str, options: argparse.Namespace) -> recipes.Recipe:
     changes: list[tuple[str, Any]] = [overrides.parse(text) for text in getattr(options, "set", [])]
-    if options.data:
-        changes.append(("data.name", options.data))
+    if options.data in recipes.DATA_NAMES:
+        changes += [("data.name", options.data), ("data.path", None)]
+    elif options.data:
+        from training.inspection import name_for
+
+        changes += [("data.name", name_for(options.data)), ("data.path", options.data)]
     if getattr(options, "seed", None) is not None:
         changes.append(("seed", options.seed))
     recipe = recipes.load(name, changes)
@@ -263,6 +305,15 @@ def _metrics(run: Any) -> dict[str, float]:
 
 def _recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", metavar="RECIPE", help="a name from `list`, or a path to a .toml file")
+
+
+def _data(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--data",
+        metavar="DATA",
+        help=f"{', '.join(recipes.DATA_NAMES)}, or a path: .npy, .npz, .csv, .parquet, a folder of images (default: "
+        f"{default})",
+    )
 
 
 def _data_dir(command: argparse.ArgumentParser) -> None:

@@ -20,9 +20,17 @@ _TERMS = {
     "recognition of handwritten digits, E. Alpaydin and C. Kaynak, UCI machine learning repository, CC BY 4.0.",
 }
 
+_OWN = "The rows on this card and in `golden.npz` are test rows of that data."
+
+_PICTURE = {
+    model_pb2.TENSOR_KIND_IMAGE: "Pictures, what the model makes of them, and a path between two",
+    model_pb2.TENSOR_KIND_VECTOR: "Rows and what the model makes of them",
+    model_pb2.TENSOR_KIND_SERIES: "Windows and what the model makes of them",
+}
+
 
 def picture(recipe: recipes.Recipe, network: Autoencoder, dataset: Dataset) -> bytes:
-    """Ten digits, what the model makes of them, and a path between two of them, as a PNG."""
+    """Test rows and what the model makes of them, as a PNG."""
     figure = pictures.overview(recipe, network, dataset)
     content = io.BytesIO()
     # Without the metadata of the library that drew it: the same picture is the same file.
@@ -34,6 +42,7 @@ def text(manifest: model_pb2.Model) -> str:
     """The card in Markdown."""
     latent = " x ".join(map(str, manifest.latent.row_shape))
     rows = " x ".join(map(str, manifest.input.row_shape))
+    columns = f"; columns: {', '.join(manifest.input.columns)}" if manifest.input.columns else ""
     operations = ", ".join(
         model_pb2.Operation.Name(operation).removeprefix("OPERATION_").lower() for operation in manifest.operations
     )
@@ -42,15 +51,15 @@ def text(manifest: model_pb2.Model) -> str:
 
 {manifest.description}
 
-![Digits, what the model makes of them, and a path between two](card.png)
+![{_PICTURE[manifest.input.kind]}](card.png)
 
-- Row: {rows}, float32, 0 to 1. Latent: {latent}, float32.
+- Row: {rows}, float32, {manifest.input.minimum:g} to {manifest.input.maximum:g}{columns}. Latent: {latent}, float32.
 - Operations: {operations}.
 - Data: {manifest.dataset.name}; {manifest.dataset.train_rows} rows to train on, {manifest.dataset.validation_rows} to
   choose by, {manifest.dataset.test_rows} to judge by.
 - The graphs differ from PyTorch by {manifest.parity.max_absolute_difference:.2g} at most, on real rows.
 
-{_TERMS[manifest.dataset.name]}
+{_TERMS.get(manifest.dataset.name, _OWN)}
 
 | figure, on the test rows | value |
 |---|---|

@@ -1,6 +1,7 @@
-"""Data sets as tensors in memory: MNIST, Fashion-MNIST from IDX files, and scikit-learn's digits.
+"""Data sets as tensors, and those that come by name: MNIST, Fashion-MNIST from IDX files, scikit-learn's digits.
 
-Shape legend: B rows, H height, W width. Rows are float32 in 0..1; labels are int64 class numbers.
+Shape legend: B rows, D... the dimensions of a row (H, W for the sets that come by name). Rows are float32, of images in
+0..1; labels are int64 class numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,10 @@ CACHE = Path(".data")
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 
+Kind = Literal["image", "vector", "series"]
+
 _UNSIGNED_BYTES = 0x08
+_FINGERPRINT_ROWS = 4096
 _DIGITS_TEST_SHARE = 0.2
 
 
@@ -62,8 +67,26 @@ SOURCES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Raw rows [B, D...] are standardised element by element: (row - shift) / scale, both [D...], scale above 0."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def standardise(self, rows: Tensor) -> Tensor:
+        return (rows - self.shift) / self.scale
+
+    def undo(self, rows: Tensor) -> Tensor:
+        return rows * self.scale + self.shift
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Rows [B, H, W] and labels [B] to train on, to choose by, and to judge by."""
+    """Rows [B, D...] and labels [B] to train on, to choose by, and to judge by.
+
+    Labels are empty where there are none. Where there is a `scaling` the rows have been through it; `minimum` and
+    `maximum` are those of the raw training rows. The training rows may lie in a mapped file.
+    """
 
     name: str
     train_rows: Tensor
@@ -72,6 +95,13 @@ class Dataset:
     validation_labels: Tensor
     test_rows: Tensor
     test_labels: Tensor
+    kind: Kind = "image"
+    minimum: float = 0.0
+    maximum: float = 1.0
+    scaling: Scaling | None = None
+    columns: tuple[str, ...] = ()
+    # Training rows are in the order of the file or of time, not shuffled.
+    in_order: bool = False
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -79,11 +109,29 @@ class Dataset:
 
     @property
     def class_count(self) -> int:
-        return int(self.train_labels.max()) + 1
+        """One more than the largest class; 0 without labels."""
+        return int(self.train_labels.max()) + 1 if len(self.train_labels) else 0
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether there are labels of at least two classes to tell apart."""
+        return len(self.train_labels) > 0 and bool((self.train_labels != self.train_labels[0]).any())
+
+    def sample(self, most: int) -> tuple[Tensor, Tensor]:
+        """At most so many training rows, with their labels: the first ones, or evenly spread ones of rows in order."""
+        step = -(-len(self.train_rows) // most) if self.in_order else 1
+        return self.train_rows[::step][:most], self.train_labels[::step][:most]
+
+    def raw(self, rows: Tensor) -> Tensor:
+        """Rows as they were before they were standardised, and as clients send them."""
+        return self.scaling.undo(rows) if self.scaling else rows
 
     def fingerprint(self) -> str:
         """SHA-256 over the training rows."""
-        return hashlib.sha256(self.train_rows.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        for chunk in torch.split(self.train_rows, _FINGERPRINT_ROWS):
+            digest.update(chunk.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load(name: str, *, folder: Path | None, validation_share: float, seed: int) -> Dataset:

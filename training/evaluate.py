@@ -33,6 +33,7 @@ from training.procedures import EVALUATION_ROWS, classification_accuracy, encode
 PROBE_ROWS = 20_000
 PROBE_ITERATIONS = 100
 NEIGHBOURS = 5
+PCA_ROWS, PCA_ELEMENTS = 60_000, 50_000_000
 JACOBIAN_ROWS = 200
 QUANTILE_COUNT = 101
 DENOISING_SEED = 20_000
@@ -63,16 +64,17 @@ def evaluate(
     """All figures of a network in evaluation mode; `classifier` [M] -> [K] is the one it was fine-tuned with."""
     network.eval()
     rows = dataset.test_rows
-    reconstructions = reconstruct(network, rows)
-    metrics = picture_metrics(reconstructions, rows)
+    similarity = picture_metrics if dataset.kind == "image" else row_metrics
+    metrics = similarity(reconstruct(network, rows), rows)
     if network.output_activation == "sigmoid":
         metrics["cross_entropy"] = cross_entropy(network, rows, rows)
-    metrics["cross_entropy_floor"] = float((torch.special.entr(rows) + torch.special.entr(1 - rows)).mean())
-    metrics["all_black_pixel_accuracy"] = float((rows <= THRESHOLD).float().mean())
-    train_rows = dataset.train_rows[:PROBE_ROWS]
-    train_labels = dataset.train_labels[:PROBE_ROWS]
+    if dataset.kind == "image":
+        metrics["cross_entropy_floor"] = float((torch.special.entr(rows) + torch.special.entr(1 - rows)).mean())
+        metrics["all_black_pixel_accuracy"] = float((rows <= THRESHOLD).float().mean())
+    train_rows, train_labels = dataset.sample(PROBE_ROWS)
     latents = encode(network, rows)
-    metrics |= code_metrics(encode(network, train_rows), train_labels, latents, dataset.test_labels)
+    if dataset.has_classes:
+        metrics |= code_metrics(encode(network, train_rows), train_labels, latents, dataset.test_labels)
     metrics["mean_activation"] = float(latents.mean())
     if recipe.penalty.kind == "kl-sparsity":
         metrics["train_mean_activation"] = mean_activation(network, dataset.train_rows)
@@ -82,22 +84,28 @@ def evaluate(
     if classifier is not None:
         metrics["classifier_accuracy"] = classification_accuracy(network, classifier, rows, dataset.test_labels)
 
-    pca = PeerPCA(dataset.train_rows, math.prod(network.latent_shape))
-    peer = picture_metrics(pca.reconstruct(rows), rows)
-    peer |= code_metrics(pca.encode(train_rows), train_labels, pca.encode(rows), dataset.test_labels)
+    pca = PeerPCA(dataset.sample(pca_rows(dataset))[0], math.prod(network.latent_shape))
+    peer = similarity(pca.reconstruct(rows), rows)
+    if dataset.has_classes:
+        peer |= code_metrics(pca.encode(train_rows), train_labels, pca.encode(rows), dataset.test_labels)
     metrics |= prefixed("pca", peer)
     if recipe.corruption.kind != "none":
         noisy = corrupt(recipe.corruption, rows, torch.Generator().manual_seed(DENOISING_SEED))
-        metrics |= prefixed("noisy", picture_metrics(noisy, rows))
-        metrics |= prefixed("denoised", picture_metrics(reconstruct(network, noisy), rows))
+        metrics |= prefixed("noisy", similarity(noisy, rows))
+        metrics |= prefixed("denoised", similarity(reconstruct(network, noisy), rows))
         if network.output_activation == "sigmoid":
             metrics["denoised_cross_entropy"] = cross_entropy(network, noisy, rows)
-        metrics |= prefixed("pca_denoised", picture_metrics(pca.reconstruct(noisy), rows))
+        metrics |= prefixed("pca_denoised", similarity(pca.reconstruct(noisy), rows))
 
     validation = dataset.validation_rows
     errors = (reconstruct(network, validation) - validation).square().flatten(1).mean(1)
     quantiles = np.quantile(errors.numpy().astype(np.float64), np.linspace(0, 1, QUANTILE_COUNT))
     return Evaluation(metrics={name: float(value) for name, value in metrics.items()}, quantiles=quantiles.tolist())
+
+
+def pca_rows(dataset: Dataset) -> int:
+    """How many training rows PCA is fitted to at most."""
+    return max(1, min(PCA_ROWS, PCA_ELEMENTS // math.prod(dataset.row_shape)))
 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
@@ -114,8 +122,20 @@ def reconstruct(network: Autoencoder, rows: Tensor) -> Tensor:
         return torch.cat([network.decode(chunk) for chunk in encode_chunks(network, rows)])
 
 
+def row_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """How close rows [B, D...] are to what they should be, and how much of their variance about their mean is kept."""
+    squares = (outputs - targets).square().double()
+    mean = float(squares.mean())
+    variance = float((targets - targets.mean(0)).square().double().mean())
+    return {
+        "squared_error_sum": float(squares.sum() / len(targets)),
+        "mean_squared_error": mean,
+        "explained_variance": 1 - mean / max(variance, _LEAST_ERROR),
+    }
+
+
 def picture_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """How close pictures [B, H, W] are to what they should be."""
+    """How close pictures [B, H, W], or [B, H, W, colours], are to what they should be."""
     squares = (outputs - targets).square()
     mean = float(squares.double().mean())
     return {
@@ -128,21 +148,25 @@ def picture_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def ssim(outputs: Tensor, targets: Tensor) -> float:
-    """Mean structural similarity of pictures [B, H, W] in 0..1, by a Gaussian window.
+    """Mean structural similarity of pictures [B, H, W], or [B, H, W, colours], in 0..1, by a Gaussian window.
 
     The window of the original paper, 11 pixels wide (sigma 1.5), does not fit a picture of 8 pixels, which gets 5.
     """
-    sigma = 0.5 if min(targets.shape[1:]) < _SMALL_IMAGE else 1.5
+    sigma = 0.5 if min(targets.shape[1:3]) < _SMALL_IMAGE else 1.5
     total = 0.0
     for output, target in zip(
         torch.split(outputs.clamp(0, 1), EVALUATION_ROWS), torch.split(targets, EVALUATION_ROWS), strict=True
     ):
         similarity = structural_similarity_index_measure(
-            output.unsqueeze(1), target.unsqueeze(1), sigma=sigma, data_range=1.0, reduction="sum"
+            _channels_first(output), _channels_first(target), sigma=sigma, data_range=1.0, reduction="sum"
         )
         assert isinstance(similarity, Tensor)
         total += float(similarity)
     return total / len(targets)
+
+
+def _channels_first(pictures: Tensor) -> Tensor:
+    return pictures.unsqueeze(1) if pictures.ndim == 3 else pictures.permute(0, 3, 1, 2)
 
 
 def cross_entropy(network: Autoencoder, inputs: Tensor, targets: Tensor) -> float:
@@ -160,7 +184,7 @@ def cross_entropy(network: Autoencoder, inputs: Tensor, targets: Tensor) -> floa
 def code_metrics(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> dict[str, float]:
     """How much of the class can be read off flat latents [B, M]: by a linear classifier, by the nearest neighbours."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=PROBE_ITERATIONS))
-    neighbours = KNeighborsClassifier(NEIGHBOURS)
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train)))
     with warnings.catch_warnings():
         # Stopping early is part of the figure's definition.
         warnings.simplefilter("ignore", ConvergenceWarning)

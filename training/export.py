@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from autoencoder.v1 import model_pb2
 from service import packages
 from training import card, data, recipes
-from training.data import Dataset
+from training.data import Dataset, Scaling
 from training.errors import ParityError, RunError
 from training.networks import Autoencoder
 from training.runs import Run
@@ -44,25 +43,46 @@ _OPERATIONS = (
     model_pb2.OPERATION_INTERPOLATE,
 )
 
-Array = npt.NDArray[np.float32]
+_KINDS = {
+    "image": model_pb2.TENSOR_KIND_IMAGE,
+    "vector": model_pb2.TENSOR_KIND_VECTOR,
+    "series": model_pb2.TENSOR_KIND_SERIES,
+}
 
 
 class Encoder(nn.Module):
-    def __init__(self, network: Autoencoder) -> None:
+    """Raw rows [B, D...] to latents [B, L...]: with the scaling of the data set, where it has one."""
+
+    def __init__(self, network: Autoencoder, scaling: Scaling | None) -> None:
         super().__init__()
         self.network = network
+        self.scaling = _Scaling(scaling) if scaling else None
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self.network.encode(rows)
+        return self.network.encode(rows if self.scaling is None else (rows - self.scaling.shift) / self.scaling.scale)
 
 
 class Decoder(nn.Module):
-    def __init__(self, network: Autoencoder) -> None:
+    """Latents [B, L...] to raw rows [B, D...]."""
+
+    def __init__(self, network: Autoencoder, scaling: Scaling | None) -> None:
         super().__init__()
         self.network = network
+        self.scaling = _Scaling(scaling) if scaling else None
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.network.decode(latents)
+        rows = self.network.decode(latents)
+        return rows if self.scaling is None else rows * self.scaling.scale + self.scaling.shift
+
+
+class _Scaling(nn.Module):
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, scaling: Scaling) -> None:
+        super().__init__()
+        self.register_buffer("shift", scaling.shift)
+        self.register_buffer("scale", scaling.scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +102,15 @@ def export(run: Run, dataset: Dataset, models: Path, *, version: int | None = No
         raise RunError(f"{run.folder}: was trained on {recipe.data.name}, not on {dataset.name}")
     network = restore(run, dataset.row_shape)
     evaluation = run.evaluation() or evaluate_run(run, dataset).to_json()
-    graphs = to_onnx(network)
-    parity = check_parity(network, graphs, dataset.test_rows)
+    graphs = to_onnx(network, dataset.scaling)
+    parity = check_parity(network, graphs, dataset.raw(dataset.test_rows[: max(PARITY_BATCHES)]), dataset.scaling)
     manifest = describe(recipe, network, dataset, evaluation)
     manifest.version = version or packages.next_version(models, recipe.model_name)
     manifest.parity.CopyFrom(parity)
     files = {
         packages.ENCODER: graphs.encoder,
         packages.DECODER: graphs.decoder,
-        packages.GOLDEN: golden(network, dataset.test_rows[:GOLDEN_ROWS]),
+        packages.GOLDEN: golden(network, dataset.raw(dataset.test_rows[:GOLDEN_ROWS]), dataset.scaling),
         "card.png": card.picture(recipe, network, dataset),
         "README.md": card.text(manifest).encode(),
     }
@@ -98,17 +118,24 @@ def export(run: Run, dataset: Dataset, models: Path, *, version: int | None = No
     return packages.write(models, manifest, files)
 
 
-def to_onnx(network: Autoencoder) -> Graphs:
+def to_onnx(network: Autoencoder, scaling: Scaling | None = None) -> Graphs:
     """The two graphs; the same weights give the same bytes, and nothing of this machine is in them."""
     network.eval()
     return Graphs(
-        encoder=_graph(Encoder(network), network.row_shape, "rows", "latents"),
-        decoder=_graph(Decoder(network), network.latent_shape, "latents", "rows"),
+        encoder=_graph(Encoder(network, scaling), network.row_shape, "rows", "latents"),
+        decoder=_graph(Decoder(network, scaling), network.latent_shape, "latents", "rows"),
     )
 
 
-def check_parity(network: Autoencoder, graphs: Graphs, rows: Tensor) -> model_pb2.Parity:
-    """Compare the graphs in onnxruntime with PyTorch, on real rows [B, D...] in several batch sizes."""
+def check_parity(
+    network: Autoencoder, graphs: Graphs, rows: Tensor, scaling: Scaling | None = None
+) -> model_pb2.Parity:
+    """Compare the graphs in onnxruntime with PyTorch, on raw rows [B, D...] in several batch sizes.
+
+    Rows that come out are compared in units of the scaling.
+    """
+    encode, decode = Encoder(network, scaling), Decoder(network, scaling)
+    unit = scaling.scale.numpy() if scaling else np.float32(1)
     parity = model_pb2.Parity(
         absolute_tolerance=ABSOLUTE_TOLERANCE, relative_tolerance=RELATIVE_TOLERANCE, batch_rows=PARITY_BATCHES
     )
@@ -116,17 +143,18 @@ def check_parity(network: Autoencoder, graphs: Graphs, rows: Tensor) -> model_pb
     for count in PARITY_BATCHES:
         batch = rows[:count]
         with torch.no_grad():
-            latents = network.encode(batch)
-            outputs = network.decode(latents)
-        for name, session, given, expected in (
-            (packages.ENCODER, encoder, batch, latents),
-            (packages.DECODER, decoder, latents, outputs),
+            latents = encode(batch)
+            outputs = decode(latents)
+        for name, session, given, expected, scale in (
+            (packages.ENCODER, encoder, batch, latents, np.float32(1)),
+            (packages.DECODER, decoder, latents, outputs, unit),
         ):
-            got = session.run(None, {session.get_inputs()[0].name: given.numpy()})[0]
+            got = session.run(None, {session.get_inputs()[0].name: given.contiguous().numpy()})[0]
             if got.shape != tuple(expected.shape):
                 raise ParityError(f"{name}: gives shape {list(got.shape)}, PyTorch gives {list(expected.shape)}")
-            difference = float(np.max(np.abs(got - expected.numpy())))
-            if not np.allclose(got, expected.numpy(), atol=ABSOLUTE_TOLERANCE, rtol=RELATIVE_TOLERANCE):
+            got, wanted = got / scale, expected.numpy() / scale
+            difference = float(np.max(np.abs(got - wanted)))
+            if not np.allclose(got, wanted, atol=ABSOLUTE_TOLERANCE, rtol=RELATIVE_TOLERANCE):
                 raise ParityError(
                     f"{name}: differs from PyTorch by {difference:.3g} on {len(batch)} rows, more than "
                     f"{ABSOLUTE_TOLERANCE:g} + {RELATIVE_TOLERANCE:g} x; nothing was exported"
@@ -135,15 +163,15 @@ def check_parity(network: Autoencoder, graphs: Graphs, rows: Tensor) -> model_pb
     return parity
 
 
-def golden(network: Autoencoder, rows: Tensor) -> bytes:
-    """`golden.npz`: rows [B, D...] with what PyTorch makes of them."""
+def golden(network: Autoencoder, rows: Tensor, scaling: Scaling | None = None) -> bytes:
+    """`golden.npz`: raw rows [B, D...] with what PyTorch makes of them."""
     with torch.no_grad():
-        latents = network.encode(rows)
-        outputs = network.decode(latents)
+        latents = Encoder(network, scaling)(rows)
+        outputs = Decoder(network, scaling)(latents)
     content = io.BytesIO()
     np.savez_compressed(
         content,
-        rows=rows.numpy(),
+        rows=rows.contiguous().numpy(),
         latents=latents.contiguous().numpy(),
         reconstructions=outputs.contiguous().numpy(),
     )
@@ -163,9 +191,18 @@ def describe(
         library_versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
         git_commit=_git_commit(),
     )
-    json_format.ParseDict(recipe.model_dump(mode="json"), model.recipe)
+    table = recipe.model_dump(mode="json")
+    # Of a built-in set the other keys say nothing.
+    keys = {"name", "validation_share"} if recipe.data.path is None else None
+    table["data"] = recipe.data.model_dump(mode="json", exclude_none=True, include=keys)
+    if recipe.data.path is not None:  # where it lies on this machine is nobody's business
+        table["data"]["path"] = Path(recipe.data.path).name
+    json_format.ParseDict(table, model.recipe)
     for spec in (model.input, model.output):
-        spec.CopyFrom(_spec(dataset.row_shape, 0.0, 1.0, model_pb2.TENSOR_KIND_IMAGE))
+        spec.CopyFrom(_spec(dataset.row_shape, dataset.minimum, dataset.maximum, _KINDS[dataset.kind]))
+        spec.columns.extend(dataset.columns)
+    if dataset.scaling is not None:
+        model.row_scale.extend(dataset.scaling.scale.flatten().tolist())
     least, most = _latent_range(recipe)
     model.latent.CopyFrom(_spec(network.latent_shape, least, most, model_pb2.TENSOR_KIND_VECTOR))
     if not isinstance(recipe.corruption, recipes.NoCorruption):

@@ -133,12 +133,20 @@ class DenseAutoencoder(Autoencoder):
 
 
 class ConvolutionalAutoencoder(Autoencoder):
-    """Convolutions: with 2x2 max pooling to the latent [C, H, W], and up again, to one channel at the end."""
+    """Convolutions over rows [B, H, W] or, in colour, [B, H, W, colours].
+
+    With 2x2 max pooling to the latent [C, H, W], and up again, to one channel a colour at the end.
+    """
 
     def __init__(self, row_shape: tuple[int, ...], recipe: recipes.Convolutional) -> None:
-        if len(row_shape) != 2:
-            raise RecipeError(f"network.kind: 'convolutional' needs rows of height and width; got {list(row_shape)}")
-        sizes: list[tuple[int, ...]] = [row_shape]
+        if len(row_shape) not in (2, 3):
+            raise RecipeError(
+                "network.kind: 'convolutional' needs rows of height and width, and of colours where they have any; got "
+                f"{list(row_shape)}"
+            )
+        picture = row_shape[:2]
+        colours = row_shape[2] if len(row_shape) == 3 else 1
+        sizes: list[tuple[int, ...]] = [picture]
         for _ in recipe.channels:
             sizes.append(tuple(-(-size // 2) for size in sizes[-1]))
         super().__init__(row_shape, (recipe.channels[-1], *sizes[-1]), recipe.output_activation)
@@ -146,7 +154,7 @@ class ConvolutionalAutoencoder(Autoencoder):
         kernel, same = recipe.kernel, recipe.kernel // 2
         self.transposed = recipe.upsampling == "transposed"
         self.encoder = nn.ModuleList(
-            nn.Conv2d(before, after, kernel, padding=same) for before, after in pairwise([1, *recipe.channels])
+            nn.Conv2d(before, after, kernel, padding=same) for before, after in pairwise([colours, *recipe.channels])
         )
         layers: list[nn.Module] = []
         size = sizes[-1]
@@ -157,17 +165,17 @@ class ConvolutionalAutoencoder(Autoencoder):
             else:
                 # 28 pixels are halved to 4 by rounding up, and doubled to 16: a convolution without padding makes
                 # that 14 before the last doubling, as in the Keras model.
-                valid = index == count - 1 and tuple(2 * (side - 2 * same) for side in size) == row_shape
+                valid = index == count - 1 and tuple(2 * (side - 2 * same) for side in size) == picture
                 layers.append(nn.Conv2d(before, after, kernel, padding=0 if valid else same))
                 size = tuple(side - 2 * same for side in size) if valid else size
             size = tuple(2 * side for side in size)
-        if size != row_shape:
+        if size != picture:
             raise RecipeError(
                 f"network.decoder_channels: {count} doublings lead from the latent's {list(sizes[-1])} to "
-                f"{list(size)}, not to the row's {list(row_shape)}"
+                f"{list(size)}, not to the row's {list(picture)}"
             )
         self.decoder = nn.ModuleList(layers)
-        self.output = nn.Conv2d(recipe.decoder_channels[-1], 1, kernel, padding=same)
+        self.output = nn.Conv2d(recipe.decoder_channels[-1], colours, kernel, padding=same)
 
     def input_weight(self) -> Tensor:
         first = self.encoder[0]
@@ -175,7 +183,7 @@ class ConvolutionalAutoencoder(Autoencoder):
         return first.weight.flatten(1)
 
     def _encode(self, rows: Tensor) -> Tensor:
-        values = rows.unsqueeze(1)
+        values = rows.unsqueeze(1) if len(self.row_shape) == 2 else rows.permute(0, 3, 1, 2)
         for index, layer in enumerate(self.encoder):
             last = index == len(self.encoder) - 1
             values = activate(self.latent_activation if last else "relu", layer(values))
@@ -189,7 +197,55 @@ class ConvolutionalAutoencoder(Autoencoder):
             if not self.transposed:
                 values = functional.interpolate(values, scale_factor=2.0, mode="nearest")
         outputs: Tensor = self.output(values)
-        return outputs.squeeze(1)
+        return outputs.squeeze(1) if len(self.row_shape) == 2 else outputs.permute(0, 2, 3, 1)
+
+
+class SeriesAutoencoder(Autoencoder):
+    """Convolutions over the steps of rows [B, steps, columns], of stride 2 to the latent [C, steps].
+
+    Each level doubles the steps again and drops one too many, so that windows of any length come back.
+    """
+
+    def __init__(self, row_shape: tuple[int, ...], recipe: recipes.Conv1d) -> None:
+        if len(row_shape) != 2:
+            raise RecipeError(f"network.kind: 'conv1d' needs rows of steps and columns; got {list(row_shape)}")
+        steps, columns = row_shape
+        self.lengths = [steps]
+        for _ in recipe.channels:
+            self.lengths.append(-(-self.lengths[-1] // 2))
+        super().__init__(row_shape, (recipe.channels[-1], self.lengths[-1]), recipe.output_activation)
+        self.latent_activation = recipe.latent_activation
+        kernel, same = recipe.kernel, recipe.kernel // 2
+        widths = [columns, *recipe.channels]
+        self.encoder = nn.ModuleList(
+            nn.Conv1d(before, after, kernel, stride=2, padding=same) for before, after in pairwise(widths)
+        )
+        # The last one works at full length and mixes what the first level holds into the columns.
+        mirrored = [*widths[:0:-1], widths[1]]
+        self.decoder = nn.ModuleList(
+            nn.Conv1d(before, after, kernel, padding=same) for before, after in pairwise(mirrored)
+        )
+        self.output = nn.Conv1d(widths[1], columns, kernel, padding=same)
+
+    def input_weight(self) -> Tensor:
+        first = self.encoder[0]
+        assert isinstance(first, nn.Conv1d)
+        return first.weight.flatten(1)
+
+    def _encode(self, rows: Tensor) -> Tensor:
+        values = rows.transpose(1, 2)
+        for index, layer in enumerate(self.encoder):
+            last = index == len(self.encoder) - 1
+            values = activate(self.latent_activation if last else "relu", layer(values))
+        return values
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        values = latents
+        for layer, length in zip(self.decoder, self.lengths[-2::-1], strict=True):
+            values = functional.interpolate(values, scale_factor=2.0, mode="nearest")[:, :, :length]
+            values = functional.relu(layer(values))
+        outputs: Tensor = self.output(values)
+        return outputs.transpose(1, 2)
 
 
 def activate(name: str, values: Tensor) -> Tensor:
@@ -214,6 +270,8 @@ def build(recipe: recipes.Network, row_shape: tuple[int, ...]) -> Autoencoder:
     if isinstance(recipe, recipes.Convolutional):
         # oneDNN convolves weights in this memory order two to four times faster on a CPU.
         network = ConvolutionalAutoencoder(row_shape, recipe).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    elif isinstance(recipe, recipes.Conv1d):
+        network = SeriesAutoencoder(row_shape, recipe)
     elif isinstance(recipe, recipes.Linear):
         network = DenseAutoencoder(
             row_shape,
@@ -234,7 +292,7 @@ def build(recipe: recipes.Network, row_shape: tuple[int, ...]) -> Autoencoder:
         )
     network.normalised = recipe.normalisation != "none"
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from training import recipes
+from training import order, recipes
 from training.runs import BEST, LAST, Run
 
 _MOMENTUM = 0.9
@@ -58,7 +58,7 @@ def run_phase(
             started_s = time.monotonic()
             phase.module.train()
             sums = torch.zeros(2)
-            for indices in torch.split(torch.randperm(row_count, generator=generator), settings.batch_rows):
+            for indices in order.batches(row_count, settings.batch_rows, generator):
                 if settings.schedule == "cosine":
                     for group in optimiser.param_groups:
                         group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / step_count)) / 2

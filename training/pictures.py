@@ -24,12 +24,14 @@ from training.networks import Autoencoder
 
 _STEPS = 10
 _FEATURES = 64
-_SCATTER_ROWS = 2000
+_SCATTER_ROWS, _LEAST_SCATTER_ROWS = 2000, 5
+_EXAMPLES = 10
+_CURVES = 6  # panels in a line, and lines of them
 
 
 def overview(recipe: recipes.Recipe, network: Autoencoder, dataset: Dataset) -> Figure:
-    """One example of each class as it is, corrupted, and as the model gives it back; and a path between two."""
-    rows = dataset.test_rows[class_examples(dataset)]
+    """Test rows as they are, corrupted, and as the model gives them back; of images also a path between two."""
+    rows = dataset.test_rows[examples(dataset)]
     lines = [("original", rows)]
     given = rows
     if recipe.corruption.kind != "none":
@@ -37,12 +39,35 @@ def overview(recipe: recipes.Recipe, network: Autoencoder, dataset: Dataset) -> 
         lines.append(("corrupted", given))
     with torch.no_grad():
         lines.append(("denoised" if recipe.corruption.kind != "none" else "reconstructed", network(given)))
-    lines.append(("interpolated", interpolation(network, rows[2], rows[7])))
+    if dataset.kind != "image":
+        return curves([(name, dataset.raw(values)) for name, values in lines], dataset)
+    first, second = (2, 7) if len(rows) > 7 else (0, len(rows) - 1)
+    lines.append(("interpolated", interpolation(network, rows[first], rows[second])))
     return strips(lines)
 
 
+def curves(lines: Sequence[tuple[str, Tensor]], dataset: Dataset) -> Figure:
+    """Named raw rows over one another: a panel a row and column of a series [B, W, C], or a panel a vector [B, C]."""
+    rows = min(_CURVES, len(lines[0][1]))
+    series = dataset.kind == "series"
+    columns = min(_CURVES, dataset.row_shape[-1]) if series else 1
+    figure = Figure(figsize=(2.6 * rows + 0.6, 1.5 * columns + 0.6 if series else 3.2), layout="constrained")
+    axes = figure.subplots(columns, rows, squeeze=False)
+    for column, line in enumerate(axes):
+        for row, axis in enumerate(line):
+            for name, values in lines:
+                shown = values[row, :, column] if series else values[row]
+                axis.plot(shown.numpy(), label=name, lw=1, marker="" if series else ".")
+            axis.tick_params(labelsize=7)
+        if dataset.columns and series:
+            line[0].set_ylabel(dataset.columns[column], fontsize=8)
+    axes[0][0].legend(fontsize=7)
+    figure.supxlabel("step" if series else "column", fontsize=8)
+    return figure
+
+
 def strips(lines: Sequence[tuple[str, Tensor]]) -> Figure:
-    """Named lines of pictures [B, H, W], one under the other."""
+    """Named lines of pictures [B, H, W], or [B, H, W, colours], one under the other."""
     columns = max(len(rows) for _, rows in lines)
     figure = Figure(figsize=(0.95 * columns + 1.4, 0.95 * len(lines)))
     axes = figure.subplots(len(lines), columns, squeeze=False)
@@ -59,7 +84,7 @@ def strips(lines: Sequence[tuple[str, Tensor]]) -> Figure:
 
 
 def interpolation(network: Autoencoder, first: Tensor, second: Tensor) -> Tensor:
-    """Rows on the straight line between the latents of two rows [H, W]."""
+    """Rows on the straight line between the latents of two rows [D...]."""
     with torch.no_grad():
         a, b = network.encode(torch.stack([first, second]))
         weights = torch.linspace(0, 1, _STEPS).reshape(-1, *[1] * a.ndim)
@@ -94,12 +119,21 @@ def losses(metrics: Sequence[dict[str, Any]]) -> Figure | None:
     return figure
 
 
-def features(recipe: recipes.Recipe, network: Autoencoder) -> Figure:
-    """The weights of the first layer's units as pictures, each scaled to its own largest weight; red is positive."""
+def features(recipe: recipes.Recipe, network: Autoencoder, dataset: Dataset) -> Figure | None:
+    """The weights of the first layer's units as pictures, each scaled to its own largest weight; red is positive.
+
+    Weights of colours are averaged. None for rows that are no pictures.
+    """
+    if dataset.kind != "image":
+        return None
     weights = network.input_weight().detach()
-    shape = network.row_shape
+    height, width, *colours = network.row_shape
     if isinstance(recipe.network, recipes.Convolutional):
-        shape = (recipe.network.kernel, recipe.network.kernel)
+        kernel = recipe.network.kernel
+        weights = weights.reshape(len(weights), -1, kernel * kernel).mean(1)
+        height, width = kernel, kernel
+    elif colours:
+        weights = weights.reshape(len(weights), height * width, -1).mean(2)
     # The units with the largest weights: a unit that learned nothing looks like noise.
     order = weights.norm(dim=1).argsort(descending=True)[:_FEATURES]
     columns = min(16, len(order))
@@ -109,28 +143,44 @@ def features(recipe: recipes.Recipe, network: Autoencoder) -> Figure:
     for axis in axes:
         axis.axis("off")
     for axis, index in zip(axes, order, strict=False):
-        weight = weights[index].reshape(shape).numpy()
+        weight = weights[index].reshape(height, width).numpy()
         bound = max(float(np.abs(weight).max()), 1e-12)
         axis.imshow(weight, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
     figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.01, wspace=0.08, hspace=0.08)
     return figure
 
 
-def latent_space(network: Autoencoder, dataset: Dataset) -> Figure:
-    """Latents of test rows in two dimensions, by PCA and by t-SNE, coloured by class."""
+def latent_space(network: Autoencoder, dataset: Dataset) -> Figure | None:
+    """Latents of test rows in two dimensions, by PCA and by t-SNE, coloured by class; None for a handful of rows."""
     count = min(_SCATTER_ROWS, len(dataset.test_rows))
+    if count < _LEAST_SCATTER_ROWS:
+        return None
     latents = encode(network, dataset.test_rows[:count]).numpy()
-    labels = dataset.test_labels[:count].numpy()
+    labels = dataset.test_labels[:count].numpy() if dataset.has_classes else None
     figure = Figure(figsize=(11, 5), layout="constrained")
     narrow = PCA(min(50, *latents.shape), random_state=0).fit_transform(latents)
-    flat = {"first two principal components": narrow[:, :2], "t-SNE": TSNE(random_state=0).fit_transform(narrow)}
+    settings: dict[str, Any] = {"perplexity": min(30.0, (count - 1) / 3)}
+    if narrow.shape[1] < 2:
+        settings["init"] = "random"
+    neighbours = TSNE(random_state=0, **settings).fit_transform(narrow)
+    flat = {"first two principal components": narrow[:, :2], "t-SNE": neighbours}
+    most = max(10, dataset.class_count)
     for axis, (title, points) in zip(figure.subplots(1, 2), flat.items(), strict=True):
-        dots = axis.scatter(points[:, 0], points[:, -1], c=labels, cmap="tab10", s=6, vmin=-0.5, vmax=9.5)
+        colour: dict[str, Any] = {}
+        if labels is not None:
+            colours = "tab10" if most == 10 else "turbo"
+            colour = {"c": labels, "cmap": colours, "vmin": -0.5, "vmax": most - 0.5}
+        dots = axis.scatter(points[:, 0], points[:, -1], s=6, **colour)
         axis.set(title=f"{title}, {count} test rows", xticks=[], yticks=[])
-    figure.colorbar(dots, ax=figure.axes, ticks=range(10), label="class")
+    if labels is not None:
+        figure.colorbar(dots, ax=figure.axes, ticks=range(0, most, -(-most // 20)), label="class")
     return figure
 
 
-def class_examples(dataset: Dataset) -> Tensor:
-    """The index of the first test row of each class."""
-    return torch.stack([(dataset.test_labels == label).nonzero()[0, 0] for label in range(dataset.class_count)])
+def examples(dataset: Dataset) -> Tensor:
+    """The indices of ten test rows at most: the first of each class, or evenly spread ones without classes."""
+    labels = dataset.test_labels
+    if not dataset.has_classes:
+        count = min(_EXAMPLES, len(dataset.test_rows))
+        return torch.linspace(0, len(dataset.test_rows) - 1, count).long()
+    return torch.stack([(labels == label).nonzero()[0, 0] for label in sorted(set(labels.tolist()))[:_EXAMPLES]])

@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,8 +19,11 @@ from training.errors import RecipeError
 FOLDER = Path(__file__).parent / "recipes"
 
 DATA_NAMES = ("mnist", "fashion-mnist", "digits")
-DataName = Literal["mnist", "fashion-mnist", "digits"]
 Activation = Literal["linear", "relu", "sigmoid", "tanh"]
+
+NAME = r"^[a-z][a-z0-9-]{0,40}$"
+
+_T = TypeVar("_T", bound=BaseModel)
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -32,9 +35,42 @@ class _Table(BaseModel):
 
 
 class Data(_Table):
-    name: DataName
+    # mnist, fashion-mnist or digits; with a path, any name for what is there: the model's name begins with it.
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,20}$")]
+    # One's own data: .npy, .npz, .csv or .parquet, or a folder of images.
+    path: str | None = None
+    # What the rows are (none: by the rule in docs/training.md).
+    kind: Literal["image", "vector", "series"] | None = None
+    # The columns of a table that make a row, in this order (none: all but the label).
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    # The column of a table that holds classes (none: `label` where there is one).
+    label: str | None = None
+    # Windows of so many consecutive steps, each `stride` steps after the one before, make the rows (none: no windows).
+    window: Annotated[int, Field(ge=2, le=65536)] | None = None
+    stride: Annotated[int, Field(ge=1, le=65536)] = 1
+    # Standardise columns, inside the exported graphs (none: vectors and series, not images).
+    standardise: bool | None = None
+    # The share of the rows that is held out to measure the model, where the file names no test rows.
+    test_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     # The share of the training rows that is held out to choose the best epoch.
     validation_share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+
+    @model_validator(mode="after")
+    def _own(self) -> Data:
+        if self.path is None:
+            if self.name not in DATA_NAMES:
+                raise ValueError(
+                    f"data.name: must be {' or '.join(DATA_NAMES)} where there is no data.path; got {self.name!r}"
+                )
+            own = self.model_fields_set - {"name", "path", "validation_share"}
+            given = [key for key in sorted(own) if getattr(self, key) != Data.model_fields[key].default]
+            if given:
+                raise ValueError(f"data.{given[0]}: belongs to one's own data, data.path; got {self.name!r}")
+        if self.stride > 1 and self.window is None:
+            raise ValueError(f"data.stride: belongs to windows, data.window; got {self.stride}")
+        if self.window is not None and self.kind in ("image", "vector"):
+            raise ValueError(f"data.kind: windows are a 'series'; got {self.kind!r}")
+        return self
 
 
 class Linear(_Table):
@@ -72,7 +108,20 @@ class Convolutional(_Table):
     normalisation: Literal["none", "centre", "standardise"] = "none"
 
 
-Network = Annotated[Linear | Dense | Convolutional, Field(discriminator="kind")]
+class Conv1d(_Table):
+    """Of series: rows [steps, columns]."""
+
+    kind: Literal["conv1d"]
+    # One convolution over time of stride 2 each; the last one's output is the latent.
+    channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=12)]
+    # Steps of every convolution.
+    kernel: Literal[3, 5, 7, 9] = 5
+    latent_activation: Activation = "linear"
+    output_activation: Literal["linear", "sigmoid"] = "linear"
+    normalisation: Literal["none", "centre", "standardise"] = "none"
+
+
+Network = Annotated[Linear | Dense | Convolutional | Conv1d, Field(discriminator="kind")]
 
 
 class NoCorruption(_Table):
@@ -171,7 +220,7 @@ Procedure = Annotated[ClosedForm | Joint | Greedy, Field(discriminator="kind")]
 
 
 class Recipe(_Table):
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
+    name: Annotated[str, Field(pattern=NAME)]
     description: Annotated[str, Field(min_length=1)]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data
@@ -183,7 +232,7 @@ class Recipe(_Table):
 
     @property
     def model_name(self) -> str:
-        return f"{self.data.name}-{self.name}"
+        return self.name if self.name == self.data.name else f"{self.data.name}-{self.name}"
 
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:
@@ -281,15 +330,25 @@ def load(recipe: str, overrides: Iterable[tuple[str, Any]] = ()) -> Recipe:
 
 def check(table: dict[str, Any], *, where: str) -> Recipe:
     """A recipe from its table. Raises RecipeError that names `where`, the key, the rule and the value."""
+    return _check(Recipe, table, where, ())
+
+
+def check_data(table: dict[str, Any], *, where: str) -> Data:
+    """The `data` of a recipe alone, as `check`."""
+    return _check(Data, table, where, ("data",))
+
+
+def _check(model: type[_T], table: dict[str, Any], where: str, parents: tuple[str, ...]) -> _T:
     try:
         # Through JSON, where a strict tuple may come from an array.
-        return Recipe.model_validate_json(json.dumps(table))
+        return model.model_validate_json(json.dumps(table))
     except TypeError as error:
         raise RecipeError(
             f"{where}: holds a value that is neither number, text, truth value, array nor table"
         ) from error
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{where}: {_describe(detail)}" for detail in error.errors())) from error
+        details = [{**detail, "loc": (*parents, *detail["loc"])} for detail in error.errors()]
+        raise RecipeError("\n".join(f"{where}: {_describe(detail)}" for detail in details)) from error
 
 
 def _apply(table: dict[str, Any], key: str, value: Any) -> None:
@@ -308,7 +367,7 @@ def _describe(detail: Any) -> str:
     if len(path) > 1 and path[0] in ("network", "corruption", "penalty", "procedure"):
         del path[1]
     message = str(detail["msg"]).removeprefix("Value error, ")
-    if not path:  # a rule about a combination names its keys itself
+    if not path or detail["type"] == "value_error":  # a rule about a combination names its keys itself
         return message
     if detail["type"] == "extra_forbidden":
         message = "unknown key"

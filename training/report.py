@@ -20,12 +20,19 @@ _DPI = 90
 # The figures that are shown beside those of the peers.
 _ROWS = (
     ("squared error, sum of a row", "squared_error_sum"),
+    ("explained variance", "explained_variance"),
     ("PSNR, dB", "psnr_db"),
     ("SSIM", "ssim"),
     ("pixel accuracy, both sides thresholded", "pixel_accuracy"),
     ("linear probe of the latents, accuracy", "linear_probe_accuracy"),
     ("5 nearest neighbours of the latents, accuracy", "knn_accuracy"),
 )
+
+_OVERVIEW = {
+    "image": "Pictures, and a path between two latents",
+    "series": "Windows, in their own units",
+    "vector": "Rows, in their own units",
+}
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -45,8 +52,8 @@ def report(run: Run, dataset: Dataset) -> Path:
     folder.mkdir(exist_ok=True)
     figures: dict[str, tuple[str, Figure | None]] = {
         "losses": ("Losses", pictures.losses(run.metrics())),
-        "pictures": ("Pictures, and a path between two latents", pictures.overview(recipe, network, dataset)),
-        "features": ("Weights of the first layer (red is positive)", pictures.features(recipe, network)),
+        "pictures": (_OVERVIEW[dataset.kind], pictures.overview(recipe, network, dataset)),
+        "features": ("Weights of the first layer (red is positive)", pictures.features(recipe, network, dataset)),
         "latents": ("Latent space", pictures.latent_space(network, dataset)),
     }
     parts = [f"<h1>{html.escape(recipe.model_name)}</h1>", f"<p>{html.escape(recipe.description)}</p>"]
@@ -77,6 +84,8 @@ def _table(metrics: Mapping[str, float]) -> str:
     for title, name in _ROWS:
         keys = [prefix + name for prefix in peers.values()]
         shown.update(keys)
+        if not any(key in metrics for key in keys):
+            continue
         cells = "".join(f"<td>{metrics[key]:.4g}</td>" if key in metrics else "<td></td>" for key in keys)
         lines.append(f"<tr><td>{title}</td>{cells}</tr>")
     others = [

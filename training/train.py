@@ -7,15 +7,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from training import data, evaluate, networks, procedures, recipes
+from training import data, evaluate, networks, preparation, procedures, recipes
 from training.data import Dataset
 from training.errors import Interrupted
+from training.match import require_match
 from training.networks import Autoencoder
 from training.runs import BEST, CLASSIFIER, LAST, Run
 
 
 def load_dataset(recipe: recipes.Recipe, folder: Path | None) -> Dataset:
-    return data.load(recipe.data.name, folder=folder, validation_share=recipe.data.validation_share, seed=recipe.seed)
+    """The recipe's data set. Raises DataError, and RecipeError where the recipe does not fit it."""
+    settings = recipe.data
+    if settings.path is None:
+        dataset = data.load(settings.name, folder=folder, validation_share=settings.validation_share, seed=recipe.seed)
+    else:
+        dataset = preparation.load(settings, seed=recipe.seed)
+    require_match(recipe, dataset)
+    return dataset
 
 
 def train(recipe: recipes.Recipe, dataset: Dataset, runs_root: Path) -> Run:

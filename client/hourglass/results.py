@@ -84,11 +84,15 @@ class Interpolation:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """One row: its shape, the range that is expected (None where none is known), and image, vector or series."""
+    """One row: its shape, the range that is expected (None where none is known), and image, vector or series.
+
+    `columns` names the last dimension of vectors and series of a table, in its order.
+    """
 
     shape: tuple[int, ...]
     range: tuple[float, float] | None
     kind: str
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, spec: model_pb2.TensorSpec) -> Spec:
@@ -96,6 +100,7 @@ class Spec:
             shape=tuple(spec.row_shape),
             range=(spec.minimum, spec.maximum) if spec.minimum != spec.maximum else None,
             kind=_enum_name(model_pb2.TensorKind, spec.kind, "TENSOR_KIND_"),
+            columns=tuple(spec.columns),
         )
 
 

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61utoencoder/v1/model.proto\x12\x0e\x61utoencoder.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n\nTensorSpec\x12\'\n\x05\x64type\x18\x01 \x01(\x0e\x32\x18.autoencoder.v1.DataType\x12\x11\n\trow_shape\x18\x02 \x03(\x03\x12\x0f\n\x07minimum\x18\x03 \x01(\x02\x12\x0f\n\x07maximum\x18\x04 \x01(\x02\x12(\n\x04kind\x18\x05 \x01(\x0e\x32\x1a.autoencoder.v1.TensorKind\"8\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"l\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\ntrain_rows\x18\x03 \x01(\x04\x12\x17\n\x0fvalidation_rows\x18\x04 \x01(\x04\x12\x11\n\ttest_rows\x18\x05 \x01(\x04\")\n\nCorruption\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\x02\"%\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\x98\x01\n\x06Parity\x12\x1f\n\x17max_absolute_difference\x18\x01 \x01(\x01\x12\x1a\n\x12\x61\x62solute_tolerance\x18\x02 \x01(\x01\x12\x1a\n\x12relative_tolerance\x18\x03 \x01(\x01\x12\x12\n\nbatch_rows\x18\x04 \x03(\r\x12!\n\x19golden_absolute_tolerance\x18\x05 \x01(\x01\"y\n\x07Runtime\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x16\n\x0emax_batch_rows\x18\x02 \x01(\r\x12.\n\nready_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cload_seconds\x18\x04 \x01(\x01\"\xba\x06\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\'\n\x06recipe\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x05input\x18\x06 \x01(\x0b\x32\x1a.autoencoder.v1.TensorSpec\x12*\n\x06latent\x18\x07 \x01(\x0b\x32\x1a.autoencoder.v1.TensorSpec\x12*\n\x06output\x18\x08 \x01(\x0b\x32\x1a.autoencoder.v1.TensorSpec\x12-\n\noperations\x18\t \x03(\x0e\x32\x19.autoencoder.v1.Operation\x12.\n\ncorruption\x18\n \x01(\x0b\x32\x1a.autoencoder.v1.Corruption\x12#\n\x05\x66iles\x18\x0b \x03(\x0b\x32\x14.autoencoder.v1.File\x12(\n\x07\x64\x61taset\x18\x0c \x01(\x0b\x32\x17.autoencoder.v1.Dataset\x12\'\n\x07metrics\x18\r \x03(\x0b\x32\x16.autoencoder.v1.Metric\x12&\n\x1ereconstruction_error_quantiles\x18\x0e \x03(\x02\x12&\n\x06parity\x18\x0f \x01(\x0b\x32\x16.autoencoder.v1.Parity\x12\x44\n\x10library_versions\x18\x10 \x03(\x0b\x32*.autoencoder.v1.Model.LibraryVersionsEntry\x12\x12\n\ngit_commit\x18\x11 \x01(\t\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x07runtime\x18\x13 \x01(\x0b\x32\x17.autoencoder.v1.Runtime\x12,\n\tprecision\x18\x15 \x01(\x0e\x32\x19.autoencoder.v1.Precision\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*h\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x03*p\n\nTensorKind\x12\x1b\n\x17TENSOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TENSOR_KIND_IMAGE\x10\x01\x12\x16\n\x12TENSOR_KIND_VECTOR\x10\x02\x12\x16\n\x12TENSOR_KIND_SERIES\x10\x03*\x9f\x01\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x14\n\x10OPERATION_ENCODE\x10\x01\x12\x14\n\x10OPERATION_DECODE\x10\x02\x12\x19\n\x15OPERATION_RECONSTRUCT\x10\x03\x12\x15\n\x11OPERATION_DENOISE\x10\x04\x12\x19\n\x15OPERATION_INTERPOLATE\x10\x05*h\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x15\n\x11PRECISION_FLOAT32\x10\x01\x12\x15\n\x11PRECISION_FLOAT16\x10\x02\x12\x12\n\x0ePRECISION_INT8\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61utoencoder/v1/model.proto\x12\x0e\x61utoencoder.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x01\n\nTensorSpec\x12\'\n\x05\x64type\x18\x01 \x01(\x0e\x32\x18.autoencoder.v1.DataType\x12\x11\n\trow_shape\x18\x02 \x03(\x03\x12\x0f\n\x07minimum\x18\x03 \x01(\x02\x12\x0f\n\x07maximum\x18\x04 \x01(\x02\x12(\n\x04kind\x18\x05 \x01(\x0e\x32\x1a.autoencoder.v1.TensorKind\x12\x0f\n\x07\x63olumns\x18\x06 \x03(\t\"8\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"l\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\ntrain_rows\x18\x03 \x01(\x04\x12\x17\n\x0fvalidation_rows\x18\x04 \x01(\x04\x12\x11\n\ttest_rows\x18\x05 \x01(\x04\")\n\nCorruption\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\x02\"%\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\x98\x01\n\x06Parity\x12\x1f\n\x17max_absolute_difference\x18\x01 \x01(\x01\x12\x1a\n\x12\x61\x62solute_tolerance\x18\x02 \x01(\x01\x12\x1a\n\x12relative_tolerance\x18\x03 \x01(\x01\x12\x12\n\nbatch_rows\x18\x04 \x03(\r\x12!\n\x19golden_absolute_tolerance\x18\x05 \x01(\x01\"y\n\x07Runtime\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x16\n\x0emax_batch_rows\x18\x02 \x01(\r\x12.\n\nready_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cload_seconds\x18\x04 \x01(\x01\"\xcd\x06\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\'\n\x06recipe\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x05input\x18\x06 \x01(\x0b\x32\x1a.autoencoder.v1.TensorSpec\x12*\n\x06latent\x18\x07 \x01(\x0b\x32\x1a.autoencoder.v1.TensorSpec\x12*\n\x06output\x18\x08 \x01(\x0b\x32\x1a.autoencoder.v1.TensorSpec\x12-\n\noperations\x18\t \x03(\x0e\x32\x19.autoencoder.v1.Operation\x12.\n\ncorruption\x18\n \x01(\x0b\x32\x1a.autoencoder.v1.Corruption\x12#\n\x05\x66iles\x18\x0b \x03(\x0b\x32\x14.autoencoder.v1.File\x12(\n\x07\x64\x61taset\x18\x0c \x01(\x0b\x32\x17.autoencoder.v1.Dataset\x12\'\n\x07metrics\x18\r \x03(\x0b\x32\x16.autoencoder.v1.Metric\x12&\n\x1ereconstruction_error_quantiles\x18\x0e \x03(\x02\x12&\n\x06parity\x18\x0f \x01(\x0b\x32\x16.autoencoder.v1.Parity\x12\x44\n\x10library_versions\x18\x10 \x03(\x0b\x32*.autoencoder.v1.Model.LibraryVersionsEntry\x12\x12\n\ngit_commit\x18\x11 \x01(\t\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x07runtime\x18\x13 \x01(\x0b\x32\x17.autoencoder.v1.Runtime\x12\x11\n\trow_scale\x18\x14 \x03(\x02\x12,\n\tprecision\x18\x15 \x01(\x0e\x32\x19.autoencoder.v1.Precision\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*h\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x03*p\n\nTensorKind\x12\x1b\n\x17TENSOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TENSOR_KIND_IMAGE\x10\x01\x12\x16\n\x12TENSOR_KIND_VECTOR\x10\x02\x12\x16\n\x12TENSOR_KIND_SERIES\x10\x03*\x9f\x01\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x14\n\x10OPERATION_ENCODE\x10\x01\x12\x14\n\x10OPERATION_DECODE\x10\x02\x12\x19\n\x15OPERATION_RECONSTRUCT\x10\x03\x12\x15\n\x11OPERATION_DENOISE\x10\x04\x12\x19\n\x15OPERATION_INTERPOLATE\x10\x05*h\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x15\n\x11PRECISION_FLOAT32\x10\x01\x12\x15\n\x11PRECISION_FLOAT16\x10\x02\x12\x12\n\x0ePRECISION_INT8\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,30 +35,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL_LIBRARYVERSIONSENTRY']._loaded_options = None
   _globals['_MODEL_LIBRARYVERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1617
-  _globals['_DATATYPE']._serialized_end=1721
-  _globals['_TENSORKIND']._serialized_start=1723
-  _globals['_TENSORKIND']._serialized_end=1835
-  _globals['_OPERATION']._serialized_start=1838
-  _globals['_OPERATION']._serialized_end=1997
-  _globals['_PRECISION']._serialized_start=1999
-  _globals['_PRECISION']._serialized_end=2103
+  _globals['_DATATYPE']._serialized_start=1653
+  _globals['_DATATYPE']._serialized_end=1757
+  _globals['_TENSORKIND']._serialized_start=1759
+  _globals['_TENSORKIND']._serialized_end=1871
+  _globals['_OPERATION']._serialized_start=1874
+  _globals['_OPERATION']._serialized_end=2033
+  _globals['_PRECISION']._serialized_start=2035
+  _globals['_PRECISION']._serialized_end=2139
   _globals['_TENSORSPEC']._serialized_start=110
-  _globals['_TENSORSPEC']._serialized_end=258
-  _globals['_FILE']._serialized_start=260
-  _globals['_FILE']._serialized_end=316
-  _globals['_DATASET']._serialized_start=318
-  _globals['_DATASET']._serialized_end=426
-  _globals['_CORRUPTION']._serialized_start=428
-  _globals['_CORRUPTION']._serialized_end=469
-  _globals['_METRIC']._serialized_start=471
-  _globals['_METRIC']._serialized_end=508
-  _globals['_PARITY']._serialized_start=511
-  _globals['_PARITY']._serialized_end=663
-  _globals['_RUNTIME']._serialized_start=665
-  _globals['_RUNTIME']._serialized_end=786
-  _globals['_MODEL']._serialized_start=789
-  _globals['_MODEL']._serialized_end=1615
-  _globals['_MODEL_LIBRARYVERSIONSENTRY']._serialized_start=1561
-  _globals['_MODEL_LIBRARYVERSIONSENTRY']._serialized_end=1615
+  _globals['_TENSORSPEC']._serialized_end=275
+  _globals['_FILE']._serialized_start=277
+  _globals['_FILE']._serialized_end=333
+  _globals['_DATASET']._serialized_start=335
+  _globals['_DATASET']._serialized_end=443
+  _globals['_CORRUPTION']._serialized_start=445
+  _globals['_CORRUPTION']._serialized_end=486
+  _globals['_METRIC']._serialized_start=488
+  _globals['_METRIC']._serialized_end=525
+  _globals['_PARITY']._serialized_start=528
+  _globals['_PARITY']._serialized_end=680
+  _globals['_RUNTIME']._serialized_start=682
+  _globals['_RUNTIME']._serialized_end=803
+  _globals['_MODEL']._serialized_start=806
+  _globals['_MODEL']._serialized_end=1651
+  _globals['_MODEL_LIBRARYVERSIONSENTRY']._serialized_start=1597
+  _globals['_MODEL_LIBRARYVERSIONSENTRY']._serialized_end=1651
 # @@protoc_insertion_point(module_scope)

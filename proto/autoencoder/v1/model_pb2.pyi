@@ -60,18 +60,20 @@ PRECISION_FLOAT16: Precision
 PRECISION_INT8: Precision
 
 class TensorSpec(_message.Message):
-    __slots__ = ("dtype", "row_shape", "minimum", "maximum", "kind")
+    __slots__ = ("dtype", "row_shape", "minimum", "maximum", "kind", "columns")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     ROW_SHAPE_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     dtype: DataType
     row_shape: _containers.RepeatedScalarFieldContainer[int]
     minimum: float
     maximum: float
     kind: TensorKind
-    def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., row_shape: _Optional[_Iterable[int]] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., kind: _Optional[_Union[TensorKind, str]] = ...) -> None: ...
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, dtype: _Optional[_Union[DataType, str]] = ..., row_shape: _Optional[_Iterable[int]] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., kind: _Optional[_Union[TensorKind, str]] = ..., columns: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class File(_message.Message):
     __slots__ = ("name", "sha256", "size_bytes")
@@ -140,7 +142,7 @@ class Runtime(_message.Message):
     def __init__(self, provider: _Optional[str] = ..., max_batch_rows: _Optional[int] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., load_seconds: _Optional[float] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "variant", "description", "recipe", "input", "latent", "output", "operations", "corruption", "files", "dataset", "metrics", "reconstruction_error_quantiles", "parity", "library_versions", "git_commit", "create_time", "runtime", "precision")
+    __slots__ = ("name", "version", "variant", "description", "recipe", "input", "latent", "output", "operations", "corruption", "files", "dataset", "metrics", "reconstruction_error_quantiles", "parity", "library_versions", "git_commit", "create_time", "runtime", "row_scale", "precision")
     class LibraryVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -167,6 +169,7 @@ class Model(_message.Message):
     GIT_COMMIT_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    ROW_SCALE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
@@ -187,5 +190,6 @@ class Model(_message.Message):
     git_commit: str
     create_time: _timestamp_pb2.Timestamp
     runtime: Runtime
+    row_scale: _containers.RepeatedScalarFieldContainer[float]
     precision: Precision
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., variant: _Optional[str] = ..., description: _Optional[str] = ..., recipe: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., latent: _Optional[_Union[TensorSpec, _Mapping]] = ..., output: _Optional[_Union[TensorSpec, _Mapping]] = ..., operations: _Optional[_Iterable[_Union[Operation, str]]] = ..., corruption: _Optional[_Union[Corruption, _Mapping]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., reconstruction_error_quantiles: _Optional[_Iterable[float]] = ..., parity: _Optional[_Union[Parity, _Mapping]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., git_commit: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., variant: _Optional[str] = ..., description: _Optional[str] = ..., recipe: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., input: _Optional[_Union[TensorSpec, _Mapping]] = ..., latent: _Optional[_Union[TensorSpec, _Mapping]] = ..., output: _Optional[_Union[TensorSpec, _Mapping]] = ..., operations: _Optional[_Iterable[_Union[Operation, str]]] = ..., corruption: _Optional[_Union[Corruption, _Mapping]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., reconstruction_error_quantiles: _Optional[_Iterable[float]] = ..., parity: _Optional[_Union[Parity, _Mapping]] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., git_commit: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., row_scale: _Optional[_Iterable[float]] = ..., precision: _Optional[_Union[Precision, str]] = ...) -> None: ...

@@ -118,6 +118,28 @@ def walk(steps: int) -> paths.Path:
     return paths.Path(method=paths.linear, weights=np.linspace(0, 1, steps, dtype=np.float32))
 
 
+def test_reconstruction_errors_are_in_units_of_the_scale(
+    session: FakeSession, registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    manifest, scale = tiny.manifest(), np.geomspace(0.1, 100, tiny.ELEMENTS).astype(np.float32)
+    manifest.row_scale.extend(scale.tolist())
+    package = packages.read(packages.write(tmp_path, manifest, tiny.files()))
+    session.may_go.set()
+    model = ServedModel(package, session, max_batch_rows=8, max_queue_rows=32, metrics=Metrics(registry))
+    try:
+        rows, call = tiny.rows(5), FakeCall()
+        model.reconstruct(rows, call, call.done)
+        result = call.result()
+    finally:
+        model.close()
+    assert isinstance(result, Result)
+    again, errors = result.outputs
+    difference = (again - rows).reshape(5, -1)
+    np.testing.assert_allclose(errors, np.square(difference / scale).mean(1), rtol=1e-4)
+    assert not np.allclose(errors, np.square(difference).mean(1), rtol=0.1)
+    np.testing.assert_array_equal(again, session.reconstruct(rows))  # rows come back in their own units
+
+
 def test_a_cancelled_call_is_answered_and_never_run(model: ServedModel, session: FakeSession) -> None:
     running, gone, stays = FakeCall(), FakeCall(), FakeCall()
     model.encode(tiny.rows(1, seed=1), running, running.done)

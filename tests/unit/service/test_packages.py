@@ -175,6 +175,25 @@ def test_a_manifest_that_is_none_is_refused(package: Path, content: bytes) -> No
     assert refused(package).file == "model.json"
 
 
+@pytest.mark.parametrize("scale", [[1.0], [1.0] * 15 + [0.0], [1.0] * 15 + [-1.0], [1.0] * 15 + ["NaN"]])
+def test_a_scale_that_is_not_one_positive_number_an_element_is_refused(package: Path, scale: list[object]) -> None:
+    edit_manifest(package, lambda manifest: manifest.update(rowScale=scale))
+    assert "rowScale: none, or 16 finite numbers above 0" in str(refused(package))
+
+
+def test_golden_outputs_are_compared_in_units_of_the_scale(package: Path) -> None:
+    def decode(latents: packages.Rows) -> packages.Rows:
+        return tiny.decode(latents) + np.float32(0.05)
+
+    with pytest.raises(PackageError, match="differ"):
+        packages.check_golden(packages.read(package), tiny.encode, decode)
+    edit_manifest(package, lambda manifest: manifest.update(rowScale=[1000.0] * 16))
+    packages.check_golden(packages.read(package), tiny.encode, decode)
+    edit_manifest(package, lambda manifest: manifest.update(rowScale=[1000.0] * 15 + [0.1]))
+    with pytest.raises(PackageError, match="differ"):
+        packages.check_golden(packages.read(package), tiny.encode, decode)
+
+
 def test_a_file_that_changed_is_refused(package: Path) -> None:
     path = package / "encoder.onnx"
     content = bytearray(path.read_bytes())

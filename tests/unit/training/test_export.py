@@ -132,7 +132,7 @@ def test_the_same_weights_give_the_same_bytes(name: str, digit_runs: dict[str, R
 def test_a_graph_that_differs_stops_the_export_and_leaves_nothing(
     side: str, digit_runs: dict[str, Run], digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(network: torch.nn.Module) -> object:
+    def broken(network: torch.nn.Module, scaling: object) -> object:
         graphs = to_onnx(network)  # type: ignore[arg-type]
         layer = getattr(network, side)[-1]
         with torch.no_grad():

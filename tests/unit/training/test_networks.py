@@ -66,3 +66,70 @@ def test_doublings_that_miss_the_row_are_an_error_that_names_the_key() -> None:
         RecipeError, match=r"network.decoder_channels: 2 doublings .*\[4, 4\] to \[16, 16\].*\[28, 28\]"
     ):
         networks.build(recipe, (28, 28))
+
+
+@pytest.mark.parametrize("steps", [16, 33, 50])
+@pytest.mark.parametrize("levels", [1, 3])
+def test_windows_of_any_length_come_back(steps: int, levels: int) -> None:
+    network = networks.build(recipes.Conv1d(kind="conv1d", channels=(6,) * levels), (steps, 3))
+    rows = torch.randn(2, steps, 3)
+    latents = network.encode(rows)
+    assert latents.shape == (2, *network.latent_shape) == (2, 6, -(-steps // 2**levels))
+    assert network.decode(latents).shape == rows.shape
+
+
+def test_a_convolution_over_time_sees_its_neighbourhood_of_steps_in_every_column() -> None:
+    network = networks.build(recipes.Conv1d(kind="conv1d", channels=(4,), kernel=3), (20, 3))
+    rows = torch.zeros(1, 20, 3)
+    for column in range(3):
+        moved = rows.clone()
+        moved[0, 10, column] = 1
+        changed = (network.encode(moved) != network.encode(rows)).any(1).flatten().nonzero().flatten().tolist()
+        assert changed == [5]  # of stride 2 and three steps wide: step 10 is the middle of latent step 5 only
+
+
+def test_conv1d_learns_a_series() -> None:
+    torch.manual_seed(0)
+    network = networks.build(recipes.Conv1d(kind="conv1d", channels=(8, 4)), (32, 2))
+    phase = 6 * torch.rand(64, 1)
+    time = torch.arange(32) / 4
+    rows = torch.stack([torch.sin(time + phase), torch.cos(time + phase)], dim=2)
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss = (network(rows) - rows).square().mean()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.05 * rows.var().item()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape", "words"),
+    [
+        (recipes.Conv1d(kind="conv1d", channels=(4,)), (8,), r"'conv1d' needs rows of steps and columns; got \[8\]"),
+        (
+            recipes.Convolutional(kind="convolutional", channels=(4,), decoder_channels=(4,)),
+            (8,),
+            r"'convolutional' needs rows of height and width.* got \[8\]",
+        ),
+    ],
+)
+def test_a_network_of_another_kind_of_rows_is_refused(
+    recipe: recipes.Network, shape: tuple[int, ...], words: str
+) -> None:
+    with pytest.raises(RecipeError, match=words):
+        networks.build(recipe, shape)
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "transposed"])
+def test_colours_come_back_as_colours(upsampling: str) -> None:
+    recipe = recipes.Convolutional(
+        kind="convolutional",
+        channels=(4, 5),
+        decoder_channels=(4, 4),
+        upsampling=upsampling,  # type: ignore[arg-type]
+    )
+    network = networks.build(recipe, (8, 12, 3))
+    rows = torch.rand(2, 8, 12, 3)
+    assert network.encode(rows).shape == (2, 5, 2, 3)
+    assert network.decode(network.encode(rows)).shape == rows.shape
