@@ -47,7 +47,7 @@ def latest(model: Path) -> Path:
     return max((path for path in model.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
-def bare_session(encoder: Path, threads: int = 1) -> ort.InferenceSession:
+def bare_session(encoder: Path | bytes, threads: int = 1) -> ort.InferenceSession:
     """The encoder without anything around it."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

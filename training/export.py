@@ -1,4 +1,4 @@
-"""From a run to a model package: two ONNX graphs, held to what PyTorch computes, golden outputs, manifest, card.
+"""From a run to a model package: graphs held to what PyTorch computes, golden outputs, manifest, card.
 
 Shape legend: B rows, D... the dimensions of a row, L... the dimensions of a latent.
 """
@@ -7,30 +7,27 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import logging
 import subprocess
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 from google.protobuf import json_format
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoencoder.v1 import model_pb2
 from service import packages
 from training import card, data, recipes
 from training.data import Dataset, Scaling
 from training.errors import ParityError, RunError
+from training.graphs import Decoder, Encoder, Graphs, session, to_onnx
 from training.networks import Autoencoder
+from training.precision import Precision
+from training.reduction import MAX_PSNR_LOSS_DB, reduce
 from training.runs import Run
 from training.train import evaluate_run, restore
 
-OPSET = 20
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-5, 1e-4
 PARITY_BATCHES = (1, 2, 7, 64, 256)
 GOLDEN_ROWS = 8
@@ -50,52 +47,20 @@ _KINDS = {
 }
 
 
-class Encoder(nn.Module):
-    """Raw rows [B, D...] to latents [B, L...]: with the scaling of the data set, where it has one."""
-
-    def __init__(self, network: Autoencoder, scaling: Scaling | None) -> None:
-        super().__init__()
-        self.network = network
-        self.scaling = _Scaling(scaling) if scaling else None
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.network.encode(rows if self.scaling is None else (rows - self.scaling.shift) / self.scaling.scale)
-
-
-class Decoder(nn.Module):
-    """Latents [B, L...] to raw rows [B, D...]."""
-
-    def __init__(self, network: Autoencoder, scaling: Scaling | None) -> None:
-        super().__init__()
-        self.network = network
-        self.scaling = _Scaling(scaling) if scaling else None
-
-    def forward(self, latents: Tensor) -> Tensor:
-        rows = self.network.decode(latents)
-        return rows if self.scaling is None else rows * self.scaling.scale + self.scaling.shift
-
-
-class _Scaling(nn.Module):
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, scaling: Scaling) -> None:
-        super().__init__()
-        self.register_buffer("shift", scaling.shift)
-        self.register_buffer("scale", scaling.scale)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Graphs:
-    encoder: bytes
-    decoder: bytes
-
-
-def export(run: Run, dataset: Dataset, models: Path, *, version: int | None = None) -> Path:
+def export(
+    run: Run,
+    dataset: Dataset,
+    models: Path,
+    *,
+    version: int | None = None,
+    precision: Precision = "fp32",
+    max_psnr_loss_db: float = MAX_PSNR_LOSS_DB,
+) -> Path:
     """Write the run's best network as a package under `models` and return its directory.
 
-    Version: the given one, which is replaced where it exists, or one more than the largest.
-    Raises ParityError, and writes nothing, where the graphs do not compute what PyTorch computes.
+    Version: the given one, which is replaced where it exists, or one more than the largest. In less than fp32 the
+    package is a model of its own, `NAME-fp16` or `NAME-int8`. Raises ParityError, and writes nothing, where the graphs
+    do not compute what PyTorch computes, or where a lower precision costs more than `max_psnr_loss_db`.
     """
     recipe = run.recipe()
     if recipe.data.name != dataset.name:
@@ -105,8 +70,10 @@ def export(run: Run, dataset: Dataset, models: Path, *, version: int | None = No
     graphs = to_onnx(network, dataset.scaling)
     parity = check_parity(network, graphs, dataset.raw(dataset.test_rows[: max(PARITY_BATCHES)]), dataset.scaling)
     manifest = describe(recipe, network, dataset, evaluation)
-    manifest.version = version or packages.next_version(models, recipe.model_name)
     manifest.parity.CopyFrom(parity)
+    if precision != "fp32":
+        graphs = reduce(graphs, precision, dataset, manifest, max_psnr_loss_db=max_psnr_loss_db)
+    manifest.version = version or packages.next_version(models, manifest.name)
     files = {
         packages.ENCODER: graphs.encoder,
         packages.DECODER: graphs.decoder,
@@ -116,15 +83,6 @@ def export(run: Run, dataset: Dataset, models: Path, *, version: int | None = No
     }
     models.mkdir(parents=True, exist_ok=True)
     return packages.write(models, manifest, files)
-
-
-def to_onnx(network: Autoencoder, scaling: Scaling | None = None) -> Graphs:
-    """The two graphs; the same weights give the same bytes, and nothing of this machine is in them."""
-    network.eval()
-    return Graphs(
-        encoder=_graph(Encoder(network, scaling), network.row_shape, "rows", "latents"),
-        decoder=_graph(Decoder(network, scaling), network.latent_shape, "latents", "rows"),
-    )
 
 
 def check_parity(
@@ -139,17 +97,17 @@ def check_parity(
     parity = model_pb2.Parity(
         absolute_tolerance=ABSOLUTE_TOLERANCE, relative_tolerance=RELATIVE_TOLERANCE, batch_rows=PARITY_BATCHES
     )
-    encoder, decoder = _session(graphs.encoder), _session(graphs.decoder)
+    encoder, decoder = session(graphs.encoder), session(graphs.decoder)
     for count in PARITY_BATCHES:
         batch = rows[:count]
         with torch.no_grad():
             latents = encode(batch)
             outputs = decode(latents)
-        for name, session, given, expected, scale in (
+        for name, graph, given, expected, scale in (
             (packages.ENCODER, encoder, batch, latents, np.float32(1)),
             (packages.DECODER, decoder, latents, outputs, unit),
         ):
-            got = session.run(None, {session.get_inputs()[0].name: given.contiguous().numpy()})[0]
+            got = graph.run(None, {graph.get_inputs()[0].name: given.contiguous().numpy()})[0]
             if got.shape != tuple(expected.shape):
                 raise ParityError(f"{name}: gives shape {list(got.shape)}, PyTorch gives {list(expected.shape)}")
             got, wanted = got / scale, expected.numpy() / scale
@@ -223,51 +181,6 @@ def describe(
     model.create_time.GetCurrentTime()
     model.create_time.nanos = 0
     return model
-
-
-def _graph(module: nn.Module, shape: tuple[int, ...], source: str, target: str) -> bytes:
-    # An example batch of two: the exporter takes a dimension of one for a constant.
-    example = torch.zeros(2, *shape)
-    # It would say for every graph that torchvision, of which nothing is used here, is not installed.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # torch's exporter calls its own deprecated parts.
-        warnings.simplefilter("ignore", (DeprecationWarning, FutureWarning))
-        program = torch.onnx.export(
-            module.eval(),
-            (example,),
-            input_names=[source],
-            output_names=[target],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None, "the exporter gives a program where it is not given a file; this is a bug"
-    model = program.model_proto
-    _strip(model)
-    onnx.checker.check_model(model)
-    return model.SerializeToString(deterministic=True)
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Take out metadata and doc strings: they hold paths and source lines of the machine that exported."""
-    del model.metadata_props[:]
-    model.doc_string = ""
-    graph: onnx.GraphProto = model.graph
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    items: list[Any] = [*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
-    for item in items:
-        item.doc_string = ""
-        del item.metadata_props[:]
-
-
-def _session(graph: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _spec(shape: tuple[int, ...], least: float, most: float, kind: model_pb2.TensorKind) -> model_pb2.TensorSpec:

@@ -19,7 +19,9 @@ from training import __main__ as command_line
 from training import recipes, train
 from training.data import Dataset
 from training.errors import ParityError, RunError
-from training.export import check_parity, export, golden, to_onnx
+from training.export import check_parity, export, golden
+from training.graphs import to_onnx
+from training.precision import Precision
 from training.runs import Run
 
 
@@ -154,6 +156,44 @@ def test_the_gate_holds_every_batch_size(digit_runs: dict[str, Run], digits: Dat
     rows[200] = float("nan")
     with pytest.raises(ParityError, match="on 256 rows"):
         check_parity(network, graphs, rows)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_less_than_fp32_is_a_model_of_its_own_with_its_own_figures(
+    precision: Precision,
+    exported: dict[str, packages.Package],
+    digit_runs: dict[str, Run],
+    digits: Dataset,
+    tmp_path: Path,
+) -> None:
+    full = exported["deep"]
+    made = packages.read(export(digit_runs["deep"], digits, tmp_path, precision=precision, max_psnr_loss_db=3.0))
+    packages.check_golden(
+        made, lambda rows: run_graph(made.encoder, rows), lambda latents: run_graph(made.decoder, latents)
+    )
+    assert (made.manifest.name, made.manifest.version) == (f"digits-deep-{precision}", 1)
+    assert packages.GOLDEN_ATOL < made.manifest.parity.golden_absolute_tolerance < 1
+    rows = digits.test_rows.numpy()
+    errors = {}
+    for package in (full, made):
+        figures = {metric.name: metric.value for metric in package.manifest.metrics}
+        outputs = run_graph(package.decoder, run_graph(package.encoder, rows))
+        errors[package.manifest.name] = float(np.square(outputs - rows).sum() / len(rows))
+        assert figures["squared_error_sum"] == pytest.approx(errors[package.manifest.name], rel=1e-4)
+    loss_db = 10 * np.log10(errors[made.manifest.name] / errors[full.manifest.name])
+    assert figures["precision_psnr_loss_db"] == pytest.approx(loss_db, abs=1e-3)
+    validation = digits.validation_rows.numpy()
+    largest = np.square(run_graph(made.decoder, run_graph(made.encoder, validation)) - validation).mean((1, 2)).max()
+    assert made.manifest.reconstruction_error_quantiles[-1] == pytest.approx(largest, rel=1e-4)
+    assert made.manifest.reconstruction_error_quantiles != full.manifest.reconstruction_error_quantiles
+
+
+def test_what_costs_more_than_allowed_is_not_exported(
+    digit_runs: dict[str, Run], digits: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(ParityError, match=r"int8: costs .* dB of the test rows' PSNR, more than -9 \(--max-psnr-loss"):
+        export(digit_runs["deep"], digits, tmp_path / "models", precision="int8", max_psnr_loss_db=-9.0)
+    assert not (tmp_path / "models").exists()
 
 
 def test_versions_count_up_and_a_given_one_is_replaced(

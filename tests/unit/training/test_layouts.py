@@ -15,7 +15,7 @@ from service import packages
 from service.errors import PackageError
 from tests import tiny
 from training import __main__ as command_line
-from training import layouts
+from training import layouts, precision
 from training.errors import LayoutError
 
 ROOT = Path(__file__).parents[3]
@@ -77,6 +77,7 @@ def test_the_command_knows_every_layout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert set(command_line.LAYOUTS) == set(layouts.LAYOUTS)
+    assert command_line.PRECISIONS == precision.PRECISIONS
     package = tiny.write(tmp_path / "models")
     monkeypatch.chdir(package)  # a relative path has no name and version of its own
     assert command_line.main(["convert", ".", str(tmp_path / "out"), "--layout", "onnx"]) == 0

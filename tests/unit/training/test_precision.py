@@ -13,7 +13,7 @@ import torch
 
 from service.graphs import check_graph
 from training import networks, precision, recipes
-from training.export import Graphs, to_onnx
+from training.graphs import Graphs, to_onnx
 
 Array = npt.NDArray[np.float32]
 ROW = (8, 8)
