@@ -83,6 +83,18 @@ def test_every_row_is_in_one_part_standardised_by_the_training_rows(
     assert not list((tmp_path / ".data").glob("*"))  # what is mapped has no name
 
 
+def test_rows_held_out_of_a_large_file_are_drawn_from_all_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LARGE_BYTES", 100)
+    np.save(tmp_path / "own.npy", np.arange(1000, dtype=np.float32).reshape(500, 2))
+    got = load(tmp_path / "own.npy", standardise=False)
+    for part in (got.validation_rows, got.test_rows):
+        assert float(part[:, 0].min()) < 200
+        assert 400 < float(part[:, 0].mean()) < 600
+    assert float((got.train_rows[:, 0].diff() == 2).float().mean()) > 0.6  # the others lie as they did
+
+
 def test_the_seed_moves_validation_rows_and_never_test_rows(csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(csv.parent)
     first, same, other = load(csv), load(csv), load(csv, seed=1)
