@@ -11,7 +11,7 @@ import math
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,11 @@ class Dataset:
     @property
     def class_count(self) -> int:
         return int(self.train_labels.max()) + 1
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same data set with the rows to train on and to choose by on that device; those to judge by stay."""
+        names = ("train_rows", "train_labels", "validation_rows", "validation_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def fingerprint(self) -> str:
         """SHA-256 over the training rows."""
