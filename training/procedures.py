@@ -75,7 +75,7 @@ def train_jointly(context: Context, name: str, settings: recipes.Optimisation, t
     recipe, network, rows = context.recipe, context.network, context.dataset.train_rows
 
     def batch_loss(indices: Tensor) -> tuple[Tensor, Tensor]:
-        return objective(recipe, network, rows[indices], context.generator)
+        return objective(recipe, network, rows.index_select(0, indices), context.generator)
 
     def validate() -> dict[str, float]:
         figures = validation_objective(recipe, network, context.dataset.validation_rows)
@@ -134,7 +134,7 @@ def train_layer(
     phase = Phase(
         name=f"layer {index + 1}",
         parameters=[*network.encoder[index].parameters(), *decoder[mirror].parameters()],
-        batch_loss=lambda indices: layer_objective(train_inputs[indices], context.generator),
+        batch_loss=lambda indices: layer_objective(train_inputs.index_select(0, indices), context.generator),
         validate=validate,
     )
     context.phase(phase, settings)
@@ -153,7 +153,7 @@ def fine_tune(context: Context, settings: recipes.FineTuning) -> nn.Linear:
     shift_pixels = round(settings.shift_share * min(network.row_shape))
 
     def batch_loss(indices: Tensor) -> tuple[Tensor, Tensor]:
-        rows = dataset.train_rows[indices]
+        rows = dataset.train_rows.index_select(0, indices)
         if shift_pixels:
             rows = shift(rows, shift_pixels, context.generator)
         values = functional.dropout(rows.flatten(1), settings.input_dropout)

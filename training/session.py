@@ -167,6 +167,7 @@ class Session:
             if writes_best and self._best_is_news:
                 self.run.save(under_prefix("network", self._best), BEST)
                 self._best_is_news = False
+        self.world.wait()  # a process that ends early takes the others down, perhaps in the middle of writing
         self._saved_s = time.monotonic()
         self._saved_at = str(self.position)
 

@@ -56,6 +56,10 @@ class World:
             distributed.broadcast_object_list(text, 0, device=self.device)
         return text[0]
 
+    def wait(self) -> None:
+        if self.size > 1:
+            distributed.barrier()
+
     def leaders(self, number: float) -> float:
         return self._together(number, lambda value: distributed.broadcast(value, 0))
 
@@ -90,14 +94,17 @@ class World:
 
 @contextmanager
 def join(device: devices.DeviceName) -> Iterator[World]:
-    """The world that torchrun started this process in, or a world of one."""
+    """The world that torchrun started this process in, or a world of one. Joined again inside, it is the same one."""
     if not distributed.is_torchelastic_launched():
         yield World(device=devices.choose(device))
         return
-    # Read from what torchrun says before there is a group: which backend depends on the device of this process.
+    # The backend depends on the device, which depends on the number that torchrun gave this process on its machine.
     chosen = devices.choose(device, distributed.get_node_local_rank(fallback_rank=0))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    if distributed.is_initialized():
+        yield World(rank=distributed.get_rank(), size=distributed.get_world_size(), device=chosen)
+        return
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield World(rank=distributed.get_rank(), size=distributed.get_world_size(), device=chosen)

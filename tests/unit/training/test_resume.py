@@ -155,7 +155,7 @@ def test_a_broken_checkpoint_is_refused_and_the_one_before_taken(
 ) -> None:
     recipe = short_recipe("denoising", ("procedure.batch_rows", 50))
     whole = train.train(recipe, rows, tmp_path / "whole")
-    run = interrupted(recipe, rows, tmp_path / "broken", 4, checkpoint_s=0)
+    run = interrupted(recipe, rows, tmp_path / "broken", 8, checkpoint_s=0)
     last, previous = run.folder / "last.safetensors", run.folder / "previous.safetensors"
     assert {path.name for path in run.folder.glob("*.safetensors")} == {last.name, previous.name, "best.safetensors"}
     content = bytearray(last.read_bytes())
