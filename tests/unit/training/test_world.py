@@ -12,7 +12,7 @@ import torch
 
 from tests.unit.training.short import short_recipe
 from tests.unit.training.together import RECIPES
-from training import train
+from training import networks, train
 from training.checkpoints import read
 from training.data import Dataset
 from training.runs import Run
@@ -53,7 +53,7 @@ def test_two_processes_give_what_one_gives(
     assert together.recipe() == alone.recipe()
     assert together.state()[1]["processes"] == 2
     one, two = (read(run.folder / "best.safetensors")[0] for run in (alone, together))
-    begin = train.networks.build(alone.recipe().network, digits.row_shape).state_dict()
+    begin = networks.build(alone.recipe().network, digits.row_shape).state_dict()
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-4)
         assert name in ("shift", "scale") or not torch.allclose(one[name], begin[name], atol=1e-3)

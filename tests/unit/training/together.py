@@ -46,7 +46,7 @@ def stopped(folder: Path, world: World) -> None:
             self._stop = Stop(15)
         real(self, *arguments, **named)  # type: ignore[arg-type]
 
-    Session.keep = keep  # type: ignore[method-assign, assignment]
+    Session.keep = keep  # type: ignore[method-assign]
     try:
         train.train(recipe, rows, folder / "stopped", world=world)
     except Interrupted:
