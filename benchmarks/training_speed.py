@@ -4,9 +4,9 @@
 
 All train the same network on the same rows with the same loss and optimiser (Adam, fused), in turns: some epochs each,
 for several rounds; all but Hourglass with PyTorch's implementation of the loss, the bare loop once with each. A ratio
-is the median over the rounds of the ratio within a round, of wall time and of processor time; the latter depends less on
-who else uses the machine. `--build` makes pythae's environment first. The figures go to build/training-speed.json and
-between the markers in docs/training.md.
+is the median over the rounds of the ratio within a round, of wall time and of processor time; the latter depends less
+on who else uses the machine. `--build` makes pythae's environment first. The figures go to build/training-speed.json
+and between the markers in docs/training.md.
 """
 
 from __future__ import annotations
