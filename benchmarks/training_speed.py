@@ -233,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
             missing[PYTHAE] = str(error)
             taken = measure(contenders, options.rounds, options.epochs)
     result = {
-        "command": "python -m benchmarks.training_speed",
+        "command": f"python -m benchmarks.training_speed --rounds {options.rounds} --epochs {options.epochs}",
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(),
         "load": os.getloadavg()[1],
@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     facts = (
         f"`{result['command']}`, {result['date']}; {result['hardware']}, threads of each: {options.threads}; torch "
-        f"{torch.__version__}, {requirement()}; medians of {options.rounds} rounds of {options.epochs} epochs of "
+        f"{torch.__version__}, {requirement()}; medians of {options.rounds} rounds, epochs of "
         f"{len(rows):,} rows; load average of the machine meanwhile {result['load']:.1f}."
     )
     text = f"{facts}\n\n{table(taken, missing)}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from training import recipes
+from training.errors import RunError
 from training.export import export
 from training.report import report
 from training.runs import Run
@@ -25,6 +26,8 @@ def make_zoo(
     say: Callable[[str], None],
 ) -> list[Run]:
     """Train, export as version 1 and report each recipe; a package that is there already is replaced."""
+    if world.size > 1:
+        raise RunError(f"zoo: exports and reports too, which one process does; got {world.size} under torchrun")
     made = []
     for number, recipe in enumerate(chosen, 1):
         say(f"[{number}/{len(chosen)}] {recipe.model_name}: {recipe.description}")
