@@ -1,9 +1,10 @@
-"""The command line: `python -m training inspect|train|export|convert|report|list|zoo`."""
+"""The command line: `python -m training inspect|train|resume|compare|export|convert|report|list|zoo`."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 import tempfile
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import PackageError
-from training import data, overrides, recipes
+from training import data, devices, overrides, recipes
 from training.errors import Interrupted, RecipeError, TrainingError
 
 DESCRIPTION = """\
@@ -27,6 +28,9 @@ examples:
   python -m training list
   python -m training train conv --data digits          # small, built in: nothing to download
   python -m training train undercomplete --data-dir ~/mnist --set network.latent=16
+  python -m training resume runs/conv/20260131-120000  # goes on as if it had not been stopped
+  python -m training compare runs/conv/*               # a table, and the curves as compare.png
+  torchrun --nproc-per-node=2 -m training train conv   # two processes, each with half of every batch
   python -m training report undercomplete              # of its newest run
   python -m training export undercomplete --models models
   python -m training export deep --precision int8      # three times as fast on a CPU, for a little PSNR
@@ -90,8 +94,29 @@ def parser() -> argparse.ArgumentParser:
     )
     _data_dir(command)
     _runs(command, "--out", "where the run's folder is made")
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="where the newest run of exactly this recipe was stopped, go on with it; where it is finished, say so",
+    )
     _threads(command)
+    _device(command)
+    _tensorboard(command)
     command.set_defaults(run=train_command)
+
+    command = commands.add_parser("resume", help="go on with a run that was stopped, to the weights it would have had")
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, such as runs/conv/TIME")
+    _data_dir(command)
+    _device(command)
+    _tensorboard(command)
+    command.set_defaults(run=resume_command)
+
+    command = commands.add_parser("compare", help="a table of runs: figures, time, what differs; and their curves")
+    command.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    command.add_argument(
+        "--picture", type=Path, default=Path("compare.png"), metavar="FILE", help="the curves (default: compare.png)"
+    )
+    command.set_defaults(run=compare_command)
 
     command = commands.add_parser("export", help="turn a run into a model package, or into files for another runtime")
     _recipe(command)
@@ -159,19 +184,69 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--models", type=Path, default=Path("models"), help="where packages live (default: models)")
     _runs(command, "--out", "where the runs' folders are made")
     _threads(command)
+    _device(command)
     command.set_defaults(run=zoo_command)
     return top
 
 
 def train_command(options: argparse.Namespace) -> int:
-    from training.train import load_dataset, train
+    from training.train import load_dataset, newest_of, train
+    from training.world import join
 
     recipe = _resolve(options.recipe, options)
-    run = train(recipe, load_dataset(recipe, options.data_dir), options.out)
-    print_figures({recipe.model_name: _metrics(run)})
-    print(f"\nrun     {run.folder}")
-    print(f"look    python -m training report {options.recipe} --run {run.folder}")
-    print(f"export  python -m training export {options.recipe} --run {run.folder}")
+    with join(options.device) as world:
+        if options.resume:
+            found = world.leaders_text(lambda: str(run.folder) if (run := newest_of(recipe, options.out)) else "")
+            if found:
+                return _resume(Path(found), options, world)
+        dataset = load_dataset(recipe, options.data_dir)
+        return _show(train(recipe, dataset, options.out, world=world, watch=_watch(options)), world)
+
+
+def resume_command(options: argparse.Namespace) -> int:
+    from training.world import join
+
+    with join(options.device) as world:
+        return _resume(options.run_folder, options, world)
+
+
+def _resume(folder: Path, options: argparse.Namespace, world: Any) -> int:
+    from training.runs import Run
+    from training.train import load_dataset, resume
+
+    run = Run(folder)
+    if run.finished:
+        if world.leads:
+            print(f"{folder} is finished; nothing was trained")
+        return 0
+    return _show(resume(run, load_dataset(run.recipe(), options.data_dir), world=world, watch=_watch(options)), world)
+
+
+def _watch(options: argparse.Namespace) -> Any:
+    if not options.tensorboard:
+        return None
+    from training.events import watch
+
+    return watch
+
+
+def _show(run: Any, world: Any) -> int:
+    if world.leads:
+        print_figures({run.recipe().model_name: _metrics(run)})
+        print(f"\nrun     {run.folder}")
+        print(f"look    python -m training report {run.recipe().name} --run {run.folder}")
+        print(f"export  python -m training export {run.recipe().name} --run {run.folder}")
+    return 0
+
+
+def compare_command(options: argparse.Namespace) -> int:
+    from training.compare import curves, table
+    from training.runs import Run
+
+    runs = [Run(folder) for folder in options.run_folders]
+    print(table(runs))
+    curves(runs).savefig(options.picture, dpi=90)
+    print(f"\ncurves  {options.picture}")
     return 0
 
 
@@ -250,19 +325,22 @@ def list_command(options: argparse.Namespace) -> int:
 
 
 def zoo_command(options: argparse.Namespace) -> int:
+    from training.world import join
     from training.zoo import make_zoo
 
     chosen = []
     for name in options.recipe or recipes.names():
         closed = isinstance(recipes.load(name).procedure, recipes.ClosedForm)
         chosen.append(_resolve(name, argparse.Namespace(**{**vars(options), **({"epochs": None} if closed else {})})))
-    made = make_zoo(
-        chosen,
-        data_folder=options.data_dir,
-        runs=options.out,
-        models=options.models,
-        say=lambda text: print(text, flush=True),
-    )
+    with join(options.device) as world:
+        made = make_zoo(
+            chosen,
+            data_folder=options.data_dir,
+            runs=options.out,
+            models=options.models,
+            world=world,
+            say=lambda text: print(text, flush=True),
+        )
     print_figures({run.recipe().model_name: _metrics(run) for run in made})
     return 0
 
@@ -286,7 +364,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(options.run(options))
     except Interrupted as error:
         print(f"\n{error}", file=sys.stderr)
-        return 130
+        return 128 + (error.signal_number or signal.SIGINT)
     except (TrainingError, PackageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -361,6 +439,23 @@ def _run(command: argparse.ArgumentParser) -> None:
 
 def _threads(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's, one a core)")
+
+
+def _device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        choices=devices.DEVICE_NAMES,
+        default="auto",
+        help="where to train; auto: a GPU where torch sees one, else the CPU (default: auto)",
+    )
+
+
+def _tensorboard(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write the log as TensorBoard events too, in the run's tensorboard/ (needs the extra `tensorboard`)",
+    )
 
 
 if __name__ == "__main__":

@@ -23,15 +23,15 @@ def corrupt(corruption: recipes.Corruption, rows: Tensor, generator: Generator) 
 
 def masking(rows: Tensor, level: float, generator: Generator) -> Tensor:
     """Each element is set to 0 with probability `level`. The others stay as they are: this is not dropout."""
-    return rows * (torch.rand(rows.shape, generator=generator) >= level)
+    return rows * (torch.rand(rows.shape, generator=generator, device=rows.device) >= level)
 
 
 def gaussian(rows: Tensor, level: float, generator: Generator) -> Tensor:
     """Normal noise of standard deviation `level` is added, and the sum clipped to 0..1."""
-    return (rows + level * torch.randn(rows.shape, generator=generator)).clamp_(0, 1)
+    return (rows + level * torch.randn(rows.shape, generator=generator, device=rows.device)).clamp_(0, 1)
 
 
 def salt_and_pepper(rows: Tensor, level: float, generator: Generator) -> Tensor:
     """Each element is set with probability `level`, to 0 or to 1 with the same probability."""
-    draw = torch.rand(rows.shape, generator=generator)
+    draw = torch.rand(rows.shape, generator=generator, device=rows.device)
     return torch.where(draw < level, (draw < level / 2).to(rows.dtype), rows)

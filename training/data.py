@@ -12,7 +12,7 @@ import math
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -125,6 +125,11 @@ class Dataset:
     def raw(self, rows: Tensor) -> Tensor:
         """Rows as they were before they were standardised, and as clients send them."""
         return self.scaling.undo(rows) if self.scaling else rows
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same data set with the rows to train on and to choose by on that device; those to judge by stay."""
+        names = ("train_rows", "train_labels", "validation_rows", "validation_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def fingerprint(self) -> str:
         """SHA-256 over the training rows."""

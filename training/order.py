@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor
@@ -15,17 +15,21 @@ BLOCK_ROWS = 1 << 12
 BLOCKS = 64
 
 
-def batches(row_count: int, batch_rows: int, generator: Generator) -> Iterator[Tensor]:
+def batches(
+    row_count: int, batch_rows: int, generator: Generator, agree: Callable[[Tensor], Tensor] = lambda drawn: drawn
+) -> Iterator[Tensor]:
     """Indices [B] of the rows of each batch, every row once, at random; the last batch may be smaller.
 
     Of more than a million rows the blocks of 4,096 come in random order, and the rows of 64 blocks are shuffled
     together: the memory that it takes does not grow with the rows. All that is drawn from the generator is drawn at
-    once, so that what else draws while the epoch goes on does not change its order.
+    once, so that what else draws while the epoch goes on does not change its order. `agree` gives what several
+    processes have drawn the value that all go by.
     """
+    device = generator.device
     if row_count <= SHUFFLED_ROWS:
-        return iter(torch.split(torch.randperm(row_count, generator=generator), batch_rows))
-    own = Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
-    return _of_blocks(row_count, batch_rows, own)
+        return iter(torch.split(agree(torch.randperm(row_count, generator=generator, device=device)), batch_rows))
+    seed = int(agree(torch.randint(2**62, (), generator=generator, device=device)))
+    return (rows.to(device) for rows in _of_blocks(row_count, batch_rows, Generator().manual_seed(seed)))
 
 
 def _of_blocks(row_count: int, batch_rows: int, generator: Generator) -> Iterator[Tensor]:

@@ -1,8 +1,9 @@
-"""Overrides of a recipe's values on the command line, as (key, value): ("network.latent", 16)."""
+"""A recipe's values by dotted keys, ("network.latent", 16): overrides of the command line, and what differs."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 from training import recipes
@@ -30,3 +31,14 @@ def epochs(recipe: recipes.Recipe, count: int) -> list[tuple[str, Any]]:
     if isinstance(procedure, recipes.Greedy) and procedure.finetuning:
         keys += ["procedure.finetuning.epochs", "procedure.refitting.epochs"]
     return [(key, count) for key in keys]
+
+
+def flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested tables by their dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            values |= {f"{key}.{inner}": deeper for inner, deeper in flat(value).items()}
+        else:
+            values[key] = value
+    return values

@@ -61,7 +61,7 @@ def contractive_estimate(network: Autoencoder, rows: Tensor, projections: int, g
         latents = network.encode(rows)
         total = rows.new_zeros(())
         for _ in range(projections):
-            direction = torch.randn(latents.shape, generator=generator)
+            direction = torch.randn(latents.shape, generator=generator, device=rows.device)
             (product,) = torch.autograd.grad((latents * direction).sum(), rows, create_graph=True)
             total = total + product.square().sum() / len(rows)
     return total / projections

@@ -5,7 +5,7 @@ Shape legend: B rows, D... the dimensions of a row, N their product, L... the di
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +19,11 @@ from training.data import Dataset
 from training.networks import Autoencoder, DenseAutoencoder, activate
 from training.optimise import Phase, run_phase
 from training.penalties import l1, penalise
-from training.runs import CLASSIFIER, LAST, Run
+from training.runs import CLASSIFIER
+from training.session import Session
 
 EVALUATION_ROWS = 1000  # rows a step where nothing is learned
-_VALIDATION_SEED = 1  # the same noise in every epoch's validation
+_VALIDATION_SEED = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +32,17 @@ class Context:
 
     recipe: recipes.Recipe
     dataset: Dataset
-    network: Autoencoder
-    run: Run
+    session: Session
     generator: Generator
 
+    @property
+    def network(self) -> Autoencoder:
+        network = self.session.modules["network"]
+        assert isinstance(network, Autoencoder)
+        return network
+
     def phase(self, phase: Phase, settings: recipes.Optimisation) -> None:
-        run_phase(
-            phase,
-            settings,
-            row_count=len(self.dataset.train_rows),
-            network=self.network,
-            run=self.run,
-            generator=self.generator,
-        )
+        run_phase(phase, settings, row_count=len(self.dataset.train_rows), session=self.session)
 
 
 def perform(context: Context) -> None:
@@ -52,7 +51,7 @@ def perform(context: Context) -> None:
     match procedure:
         case recipes.ClosedForm():
             fit_closed_form(context.network, context.dataset.train_rows)
-            context.run.save(context.network, LAST)
+            context.session.save(None, writes_best=False)
         case recipes.Joint():
             train_jointly(context, "joint", procedure, context.network)
         case recipes.Greedy():
@@ -62,7 +61,7 @@ def perform(context: Context) -> None:
 def fit_closed_form(network: Autoencoder, rows: Tensor) -> None:
     """Principal component analysis: the components are the weights of the encoder and, transposed, the decoder."""
     assert isinstance(network, DenseAutoencoder), "checked by the recipe; this is a bug"
-    pca = PCA(network.latent_shape[0], svd_solver="covariance_eigh").fit(rows.flatten(1).double().numpy())
+    pca = PCA(network.latent_shape[0], svd_solver="covariance_eigh").fit(rows.flatten(1).double().cpu().numpy())
     components = torch.from_numpy(pca.components_).float()
     with torch.no_grad():
         network.shift.copy_(torch.from_numpy(pca.mean_).float().reshape(network.row_shape))
@@ -76,7 +75,7 @@ def train_jointly(context: Context, name: str, settings: recipes.Optimisation, t
     recipe, network, rows = context.recipe, context.network, context.dataset.train_rows
 
     def batch_loss(indices: Tensor) -> tuple[Tensor, Tensor]:
-        return objective(recipe, network, rows[indices], context.generator)
+        return objective(recipe, network, rows.index_select(0, indices), context.generator)
 
     def validate() -> dict[str, float]:
         figures = validation_objective(recipe, network, context.dataset.validation_rows)
@@ -84,10 +83,7 @@ def train_jointly(context: Context, name: str, settings: recipes.Optimisation, t
             figures["mean_activation"] = mean_activation(network, rows)
         return figures
 
-    parameters = list(trained.parameters())
-    phase = Phase(
-        name=name, module=network, parameters=parameters, batch_loss=batch_loss, validate=validate, keeps_best=True
-    )
+    phase = Phase(name=name, parameters=trained.parameters(), batch_loss=batch_loss, validate=validate, keeps_best=True)
     context.phase(phase, settings)
 
 
@@ -104,7 +100,8 @@ def train_greedily(context: Context, procedure: recipes.Greedy) -> None:
             validation_inputs = network.encoder_layer(index, validation_inputs)
     if procedure.finetuning and procedure.refitting:
         classifier = fine_tune(context, procedure.finetuning)
-        context.run.save(classifier, CLASSIFIER)
+        if context.session.world.leads:
+            context.session.run.save(classifier, CLASSIFIER)
         for parameter in network.encoder.parameters():
             parameter.requires_grad_(False)
         assert network.decoder is not None, "checked by the recipe; this is a bug"
@@ -131,14 +128,13 @@ def train_layer(
         return reconstruction_loss(recipe, output, logits, inputs), penalty
 
     def validate() -> dict[str, float]:
-        loss, penalty = layer_objective(validation_inputs, torch.Generator().manual_seed(_VALIDATION_SEED))
+        loss, penalty = layer_objective(validation_inputs, validation_generator(validation_inputs))
         return {"validation_loss": loss.item(), "validation_penalty": penalty.item()}
 
     phase = Phase(
         name=f"layer {index + 1}",
-        module=network,
         parameters=[*network.encoder[index].parameters(), *decoder[mirror].parameters()],
-        batch_loss=lambda indices: layer_objective(train_inputs[indices], context.generator),
+        batch_loss=lambda indices: layer_objective(train_inputs.index_select(0, indices), context.generator),
         validate=validate,
     )
     context.phase(phase, settings)
@@ -151,11 +147,13 @@ def fine_tune(context: Context, settings: recipes.FineTuning) -> nn.Linear:
     classifier = nn.Linear(network.latent_shape[0], dataset.class_count)
     nn.init.xavier_uniform_(classifier.weight)
     nn.init.zeros_(classifier.bias)
+    classifier.to(dataset.train_rows.device)
+    context.session.adopt("classifier", classifier)
     # Of small pictures it rounds to none: a pixel of an 8x8 digit is an eighth of it.
     shift_pixels = round(settings.shift_share * min(network.row_shape))
 
     def batch_loss(indices: Tensor) -> tuple[Tensor, Tensor]:
-        rows = dataset.train_rows[indices]
+        rows = dataset.train_rows.index_select(0, indices)
         if shift_pixels:
             rows = shift(rows, shift_pixels, context.generator)
         values = functional.dropout(rows.flatten(1), settings.input_dropout)
@@ -168,12 +166,15 @@ def fine_tune(context: Context, settings: recipes.FineTuning) -> nn.Linear:
         accuracy = classification_accuracy(network, classifier, dataset.validation_rows, dataset.validation_labels)
         return {"validation_accuracy": accuracy}
 
+    def inaccuracy(figures: Mapping[str, float]) -> float:
+        return 1 - figures["validation_accuracy"]
+
     phase = Phase(
         name="fine-tuning",
-        module=network,
         parameters=[*network.encoder.parameters(), *classifier.parameters()],
         batch_loss=batch_loss,
         validate=validate,
+        objective=inaccuracy,
     )
     context.phase(phase, settings)
     return classifier
@@ -183,9 +184,13 @@ def shift(rows: Tensor, most: int, generator: Generator) -> Tensor:
     """Rows [B, H, W], each moved by up to `most` pixels down and right or up and left; black comes in."""
     count, height, width = rows.shape
     padded = functional.pad(rows, (most, most, most, most))
-    top = torch.randint(0, 2 * most + 1, (count, 1), generator=generator) + torch.arange(height)
-    left = torch.randint(0, 2 * most + 1, (count, 1), generator=generator) + torch.arange(width)
-    return padded[torch.arange(count)[:, None, None], top[:, :, None], left[:, None, :]]
+    device = rows.device
+    top, left = (
+        torch.randint(0, 2 * most + 1, (count, 1), generator=generator, device=device)
+        + torch.arange(size, device=device)
+        for size in (height, width)
+    )
+    return padded[torch.arange(count, device=device)[:, None, None], top[:, :, None], left[:, None, :]]
 
 
 def reconstruction_loss(recipe: recipes.Recipe, output_activation: str, logits: Tensor, targets: Tensor) -> Tensor:
@@ -207,12 +212,17 @@ def objective(
 
 
 def validation_objective(recipe: recipes.Recipe, network: Autoencoder, rows: Tensor) -> dict[str, float]:
-    generator = torch.Generator().manual_seed(_VALIDATION_SEED)
-    sums = torch.zeros(2)
+    generator = validation_generator(rows)
+    sums = torch.zeros(2, device=rows.device)
     for chunk in torch.split(rows, EVALUATION_ROWS):
         loss, penalty = objective(recipe, network, chunk, generator)
         sums += torch.stack([loss.detach(), penalty.detach()]) * (len(chunk) / len(rows))
     return {"validation_loss": sums[0].item(), "validation_penalty": sums[1].item()}
+
+
+def validation_generator(rows: Tensor) -> Generator:
+    """The noise of every epoch's validation, on the device of the rows."""
+    return torch.Generator(rows.device).manual_seed(_VALIDATION_SEED)
 
 
 def mean_activation(network: Autoencoder, rows: Tensor) -> float:

@@ -182,13 +182,34 @@ class Loss(_Table):
 
 class Optimisation(_Table):
     epochs: Annotated[int, Field(ge=1, le=100_000)]
+    # Of a step; where several processes train together, of all of them together.
     batch_rows: Annotated[int, Field(ge=1, le=65536)] = 128
     optimiser: Literal["adam", "sgd"] = "adam"  # sgd: with momentum 0.9
     learning_rate: Positive = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"  # cosine: from learning_rate to 0
+    # cosine: from learning_rate to 0; step: times step_factor after every step_epochs.
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    step_epochs: Annotated[int, Field(ge=1)] | None = None
+    step_factor: Share | None = None
+    # The learning rate rises in a line for so long, before the schedule begins.
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    # Stop after so many epochs without a better one, and go back to the best.
+    patience: Annotated[int, Field(ge=1)] | None = None
+    # Gradients whose norm over all parameters is larger are scaled down to it.
+    clip_norm: Positive | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    # bfloat16: activations only; weights, their gradients and the loss stay float32.
-    precision: Literal["float32", "bfloat16"] = "float32"
+    # bfloat16: activations only; weights, their gradients and the loss stay float32. auto: where the device has it.
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+
+    @model_validator(mode="after")
+    def _schedules(self) -> Optimisation:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs: must be less than the {self.epochs} epochs; got {self.warmup_epochs}")
+        for key, value in (("step_epochs", self.step_epochs), ("step_factor", self.step_factor)):
+            if (value is not None) != (self.schedule == "step"):
+                raise ValueError(
+                    f"{key}: must be given exactly where schedule is 'step'; got {value}, {self.schedule!r}"
+                )
+        return self
 
 
 class ClosedForm(_Table):
@@ -369,6 +390,8 @@ def _describe(detail: Any) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if not path or detail["type"] == "value_error":  # a rule about a combination names its keys itself
         return message
+    if detail["type"] == "value_error":
+        return f"{'.'.join(path)}.{message}"
     if detail["type"] == "extra_forbidden":
         message = "unknown key"
     return f"{'.'.join(path)}: {message}; got {detail['input']!r}"

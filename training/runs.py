@@ -1,12 +1,14 @@
 """The folder of one training run: recipe, metrics, checkpoints, evaluation, report.
 
-`runs/<recipe>/<id>/` holds `recipe.json` (resolved), `metrics.jsonl` (one object an epoch), `last.safetensors` and
-`best.safetensors`, `evaluation.json`, and `report/` once there is one.
+`runs/<recipe>/<id>/` holds `recipe.json` (resolved), `metrics.jsonl` (one object an epoch), `best.safetensors`
+(weights), `last.safetensors` (the state of the training at the last checkpoint) and `previous.safetensors` (the one
+before, while it trains), `evaluation.json`, and `report/` once there is one.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from training import recipes
+from training import checkpoints, recipes
+from training.checkpoints import SUFFIX
 from training.errors import RunError
 
 RECIPE, METRICS, EVALUATION, REPORT = "recipe.json", "metrics.jsonl", "evaluation.json", "report"
-LAST, BEST, CLASSIFIER = "last", "best", "classifier"
+LAST, PREVIOUS, REFUSED, BEST, CLASSIFIER = "last", "previous", "refused", "best", "classifier"
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,18 @@ class Run:
         raise RunError(f"{root / recipe.name}: a thousand runs began in one second")
 
     @classmethod
+    def all(cls, root: Path, name: str) -> list[Run]:
+        """The runs of that recipe with a checkpoint, the newest last."""
+        found = {path.parent for kind in (LAST, PREVIOUS) for path in (root / name).glob(f"*/{kind}{SUFFIX}")}
+        return [cls(folder) for folder in sorted(found, key=lambda it: ((it / RECIPE).stat().st_mtime_ns, it.name))]
+
+    @classmethod
     def newest(cls, root: Path, name: str) -> Run:
         """The newest run of that recipe with a checkpoint."""
-        found = [path.parent for path in (root / name).glob(f"*/{LAST}.safetensors")]
+        found = cls.all(root, name)
         if not found:
             raise RunError(f"no run of {name!r} in {root}: train one first (python -m training train {name})")
-        return cls(max(found, key=lambda folder: ((folder / RECIPE).stat().st_mtime_ns, folder.name)))
+        return found[-1]
 
     @property
     def report_folder(self) -> Path:
@@ -69,21 +80,78 @@ class Run:
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
-    def save(self, module: nn.Module, checkpoint: str) -> None:
-        """Write the module's weights; a reader sees the old ones or the new ones."""
-        staging = self.folder / f".{checkpoint}.new"
-        save_file({name: value.detach().contiguous() for name, value in module.state_dict().items()}, staging)
-        os.replace(staging, self.folder / f"{checkpoint}.safetensors")
+    def rewind(self, log_lines: int) -> None:
+        """Make ready to go on from `state`, after whose first `log_lines` lines the log is written again.
+
+        A last checkpoint that is not whole is set aside, so that it does not push out the one before.
+        """
+        if self.has(LAST):
+            try:
+                checkpoints.read(self._path(LAST))
+            except RunError:
+                os.replace(self._path(LAST), self._path(REFUSED))
+        path = self.folder / METRICS
+        if path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            staging = self.folder / f".{METRICS}.new"
+            staging.write_bytes(b"".join(lines[:log_lines]))
+            os.replace(staging, path)
+
+    def save(self, module: nn.Module | Mapping[str, Tensor], checkpoint: str) -> None:
+        """Write weights; a reader sees the old ones or the new ones."""
+        weights = module.state_dict() if isinstance(module, nn.Module) else module
+        checkpoints.write(self._path(checkpoint), weights, {})
 
     def has(self, checkpoint: str) -> bool:
-        return (self.folder / f"{checkpoint}.safetensors").exists()
+        return self._path(checkpoint).exists()
 
     def restore(self, module: nn.Module, checkpoint: str) -> None:
-        path = self.folder / f"{checkpoint}.safetensors"
+        """Load weights; of `last` those of the network."""
+        if checkpoint == LAST:
+            weights = checkpoints.under_prefix("network", self.state()[0])
+        else:
+            weights, _ = checkpoints.read(self._path(checkpoint))
         try:
-            module.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise RunError(f"{path}: cannot be read as this recipe's weights: {error}") from error
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            raise RunError(f"{self._path(checkpoint)}: cannot be read as this recipe's weights: {error}") from error
+
+    def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write the state of the training as `last`; what was `last` is `previous`."""
+        if self.has(LAST):
+            os.replace(self._path(LAST), self._path(PREVIOUS))
+        checkpoints.write(self._path(LAST), tensors, facts)
+
+    def state(self) -> State:
+        """The last state that is whole. Raises RunError where there is none."""
+        refused = []
+        for checkpoint in (LAST, PREVIOUS):
+            if self.has(checkpoint):
+                try:
+                    state = checkpoints.read(self._path(checkpoint))
+                except RunError as error:
+                    refused.append(str(error))
+                    continue
+                for text in refused:
+                    _log.warning("%s; taking %s%s, the one before", text, checkpoint, SUFFIX)
+                return state
+        raise RunError("\n".join(refused) or f"{self.folder}: has no checkpoint ({LAST}{SUFFIX})")
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained to its end and measured."""
+        return bool(self.state()[1].get("finished"))
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Leave of the last state what is of use when the training is over: the weights, and that it is over."""
+        tensors, _ = self.state()
+        weights = checkpoints.with_prefix("network", checkpoints.under_prefix("network", tensors))
+        checkpoints.write(self._path(LAST), weights, {**facts, "finished": True})
+        for checkpoint in (PREVIOUS, REFUSED):
+            self._path(checkpoint).unlink(missing_ok=True)
+
+    def _path(self, checkpoint: str) -> Path:
+        return self.folder / f"{checkpoint}{SUFFIX}"
 
     def save_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         staging = self.folder / f".{EVALUATION}.new"

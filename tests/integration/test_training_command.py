@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from service import packages
 from training import recipes
 from training.data import load
 from training.runs import Run
-from training.train import restore
+from training.train import restore, train
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -76,7 +77,7 @@ def test_list_names_every_recipe_and_help_teaches(tmp_path: Path) -> None:
     assert [line.split()[0] for line in listed.stdout.splitlines()] == recipes.names()
     helped = command("--help", folder=tmp_path)
     assert helped.returncode == 0
-    for word in ("train", "export", "report", "list", "zoo", "--data digits"):
+    for word in ("train", "resume", "compare", "export", "report", "list", "zoo", "--data digits"):
         assert word in helped.stdout
 
 
@@ -90,6 +91,8 @@ def test_list_names_every_recipe_and_help_teaches(tmp_path: Path) -> None:
         (["train", "deep", "--data-dir", "nowhere"], "no mnist in nowhere"),
         (["export", "deep"], "train one first"),
         (["report", "deep", "--run", "nowhere"], "recipe.json: cannot be read"),
+        (["resume", "nowhere"], "nowhere: has no checkpoint"),
+        (["compare", "nowhere"], "recipe.json: cannot be read"),
     ],
 )
 def test_a_mistake_is_one_line_not_a_traceback(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -99,29 +102,34 @@ def test_a_mistake_is_one_line_not_a_traceback(arguments: list[str], words: str,
     assert "Traceback" not in failed.stderr
 
 
-def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_use_it(tmp_path: Path) -> None:
+def stopped_by(number: signal.Signals, epochs: int, folder: Path) -> tuple[Run, str, int]:
+    """A training that was sent that signal once it had finished an epoch; its run, what it said, its exit status."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "training", "train", "deep", "--data", "digits", "--epochs", "100000"],
-        cwd=tmp_path,
+        [sys.executable, "-m", "training", "train", "deep", "--data", "digits", "--epochs", str(epochs)],
+        cwd=folder,
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
         deadline_s = time.monotonic() + 90
-        while not list(tmp_path.glob("runs/deep/*/best.safetensors")):
+        while not list(folder.glob("runs/deep/*/metrics.jsonl")):
             assert process.poll() is None
             assert time.monotonic() < deadline_s
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130
+    return Run.newest(folder / "runs", "deep"), errors, process.returncode
+
+
+def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_use_it(tmp_path: Path) -> None:
+    run, errors, status = stopped_by(signal.SIGINT, 100_000, tmp_path)
+    assert status == 130
     assert "Traceback" not in errors
-    run = Run.newest(tmp_path / "runs", "deep")
-    assert f"{run.folder.relative_to(tmp_path)}/last.safetensors" in errors
+    assert f"python -m training resume {run.folder.relative_to(tmp_path)}" in errors
     restore(run, (8, 8))  # the weights can be read
     assert not list(run.folder.glob(".*.new"))
     told = re.search(r"use it: +python -m training (export .*)", errors)
@@ -130,3 +138,25 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_use_it(tmp_path: Path)
     assert exported.returncode == 0, exported.stderr
     digits = load("digits", folder=None, validation_share=0.1, seed=0)
     assert packages.read(tmp_path / exported.stdout.strip()).manifest.dataset.fingerprint == digits.fingerprint()
+
+
+def test_killed_at_once_and_resumed_it_becomes_what_it_would_have_been(tmp_path: Path) -> None:
+    run, _, status = stopped_by(signal.SIGKILL, 100, tmp_path)
+    assert status == -signal.SIGKILL
+    assert len(run.metrics()) < 100
+    picture = tmp_path / "curves.png"
+    compared = command("compare", str(run.folder), "--picture", str(picture), folder=tmp_path)
+    assert re.search(r"finished +no\n", compared.stdout), compared.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    resumed = command("resume", str(run.folder), "--tensorboard", folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "digits-deep, on the test rows" in resumed.stdout
+    assert list(run.folder.glob("tensorboard/events.*"))
+    assert [entry["epoch"] for entry in run.metrics()] == list(range(1, 101))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = train(run.recipe(), load("digits", folder=None, validation_share=0.1, seed=0), tmp_path / "whole")
+    torch.set_num_threads(threads)
+    weights = [restore(each, (8, 8)).state_dict() for each in (run, whole)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
