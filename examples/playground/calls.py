@@ -1,7 +1,7 @@
 """What the page can ask, each a call to the service.
 
-Questions and answers are JSON. In them a row is the base64 text of its pixels, uint8 [H, W], and a latent a flat list of
-numbers.
+Questions and answers are JSON. In them a row is the base64 text of its pixels, uint8 [H, W], and a latent a flat list
+of numbers.
 
 Shape legend: N digits, D latent units, H height, W width.
 """
@@ -171,7 +171,8 @@ def _card(card: ModelCard) -> Json:
 
 
 def _pixels(row: Array) -> Array:
-    return np.rint(np.clip(row, 0, 1) * 255).astype(np.uint8)
+    pixels: Array = np.rint(np.clip(row, 0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 def _text(pixels: Array) -> str:

@@ -6,12 +6,14 @@ import { ask, latest } from "./service.js";
 const element = (id) => document.getElementById(id);
 
 class Tile {
-  constructor(parent, name, note) {
+  constructor(parent, name, about, note) {
     const figure = document.createElement("figure");
     this.canvas = document.createElement("canvas");
     this.caption = document.createElement("figcaption");
     this.figures = document.createElement("small");
-    this.caption.append(name, this.figures);
+    const line = document.createElement("small");
+    line.textContent = about;
+    this.caption.append(name, line, this.figures);
     figure.title = note;
     figure.append(this.canvas, this.caption);
     figure.dataset.name = name;
@@ -44,18 +46,17 @@ export class Denoising {
 
   #build(models) {
     element("tiles").replaceChildren();
-    this.noise = new Tile(element("tiles"), "with noise", "What the models are sent");
+    this.noise = new Tile(element("tiles"), "with noise", "as it is sent", "");
     this.noise.figure.classList.add("lead");
     const ordered = [...models].sort((a, b) => b.denoises - a.denoises);
     this.tiles = ordered.map((model) => {
-      const trained = model.corruption ? `; trained on ${model.corruption.kind} ${model.corruption.level}` : "";
-      const tile = new Tile(element("tiles"), model.name, `${model.description}${trained}`);
+      const trained = model.corruption ? `denoises ${model.corruption.kind} ${model.corruption.level.toPrecision(2)}` : "rebuilds";
+      const tile = new Tile(element("tiles"), model.name, trained, model.description);
       tile.figure.dataset.call = model.denoises ? "denoise" : "reconstruct";
       const call = latest(async (spoilt, digit) => {
         const answer = await ask(tile.figure.dataset.call, { model: model.name, row: toText(spoilt) });
         const row = fromText(answer.row);
-        const verb = model.denoises ? "denoised" : "rebuilt";
-        tile.show(row, this.size, `${verb} · ${psnr(row, digit).toFixed(1)} dB · ${answer.milliseconds.toFixed(1)} ms`);
+        tile.show(row, this.size, `${psnr(row, digit).toFixed(1)} dB · ${answer.milliseconds.toPrecision(2)} ms`);
       }, (error) => {
         tile.fail("no answer");
         this.failed(error);

@@ -8,8 +8,7 @@ export class LatentMap {
     Object.assign(this, { canvas, map: null, labels: [], latent: null });
     canvas.addEventListener("click", (event) => {
       if (this.map === null) return;
-      const box = canvas.getBoundingClientRect();
-      const [first, second] = this.#place(event.clientX - box.left, event.clientY - box.top);
+      const [first, second] = this.#place(event.offsetX, event.offsetY);
       const { mean, axes } = this.map;
       clicked(mean.map((value, unit) => value + first * axes[0][unit] + second * axes[1][unit]));
     });
