@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # gRPC's own log would come between the lines that are meant for people.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = parser().parse_args(argv)
+    # So that the service that was started here ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         run(arguments)
     except KeyboardInterrupt:

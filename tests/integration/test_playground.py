@@ -6,7 +6,6 @@ import base64
 import http.client
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +107,7 @@ def test_it_starts_a_service_of_its_own_and_ends_it(tiny_models: Path, tmp_path:
         connection.request("POST", "/api/models", b"{}", {"Content-Type": "application/json"})
         answer = json.load(connection.getresponse())
         connection.close()
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         _, errors = process.communicate(timeout=WAIT_S)
     assert [model["name"] for model in answer["models"]] == ["plain", "tiny"]
     assert (process.returncode, errors) == (0, "")
