@@ -21,7 +21,7 @@ INFERENCE := inference/inference.proto inference/model_config.proto
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-oldest test-ecosystem check format proto train zoo bench reproduce gpu-test image image-test clean
+.PHONY: help run demo playground test test-oldest test-ecosystem check format proto train zoo bench reproduce gpu-test image image-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ run: $(VENV)/serve ## serve the packages in models/ (ARGS="--port 50052 ...", se
 
 demo: $(VENV)/serve ## encode, denoise and interpolate real digits; writes build/demo.png
 	@$(BIN)/python -m examples.demo $(ARGS)
+
+playground: $(VENV)/serve ## a page to try the models on (ARGS="--address host:port", see ARGS=--help)
+	@exec $(BIN)/python -m examples.playground $(ARGS)
 
 test: $(VENV)/develop ## run all tests (ARGS="-k batcher")
 	$(BIN)/pytest $(ARGS)

@@ -6,12 +6,9 @@ Prints a table of all models and writes a contact sheet. Ends the service.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from examples.local_service import ROOT, service
 from hourglass import Client, HourglassError, ModelCard
 
 Rows = npt.NDArray[np.float32]
 
 DIGITS = Path(__file__).parent / "digits.npz"
-ROOT = Path(__file__).parent.parent
 SHOWN = 10
 STEPS = 10
 REPEATS = 5
@@ -59,27 +56,6 @@ def main() -> int:
     sheet.save(arguments.out)
     print(f"\nwrote {arguments.out} ({sheet.width} x {sheet.height}): open it")
     return 0
-
-
-@contextmanager
-def service(models: Path) -> Iterator[str]:
-    """Run the service on free ports; gives its gRPC address."""
-    command = [sys.executable, "-m", "service", "--models", str(models), "--port", "0", "--http-port", "0"]
-    process = subprocess.Popen([*command, "--log-format", "json"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            event = json.loads(line) if line.startswith("{") else {}
-            if event.get("event") == "serving":
-                print(f"serving {event['models']} models on {event['device']} at {event['address']}\n")
-                yield event["address"]
-                return
-        sys.exit("the service did not start:\n" + "".join(lines))
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 def noisy(card: ModelCard, rows: Rows) -> Rows:

@@ -120,6 +120,25 @@ def write(models: Path, name: str = "tiny", version: int = 1, *, denoises: bool 
     return packages.write(models, manifest(name, version, denoises=denoises), files())
 
 
+def write_vectors(models: Path, name: str, elements: int, latent: int) -> Path:
+    """Write a package of rows [elements] and latents [latent], and return its directory."""
+    random = np.random.default_rng(elements)
+    weights = random.normal(size=(elements, latent)).astype(np.float32)
+    golden_rows = random.random((5, elements), dtype=np.float32)
+    latents = golden_rows @ weights
+    reconstructions = latents @ weights.T
+    model = manifest(name, denoises=False)
+    vector = model_pb2.TENSOR_KIND_VECTOR
+    for spec, shape in ((model.input, elements), (model.latent, latent), (model.output, elements)):
+        spec.CopyFrom(_spec((shape,), vector))
+    content = {
+        packages.ENCODER: graph(weights, (elements,), (latent,), "rows", "latents").SerializeToString(),
+        packages.DECODER: graph(weights.T.copy(), (latent,), (elements,), "latents", "rows").SerializeToString(),
+        packages.GOLDEN: npz(rows=golden_rows, latents=latents, reconstructions=reconstructions),
+    }
+    return packages.write(models, model, content)
+
+
 def npz(**arrays: npt.NDArray[np.generic]) -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **arrays)

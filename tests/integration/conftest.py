@@ -8,6 +8,7 @@ import pytest
 
 from autoencoder.v1 import autoencoder_pb2_grpc
 from tests import tiny
+from tests.integration.playing import Playground, copy_models
 from tests.integration.serving import ServerProcess
 
 
@@ -38,3 +39,19 @@ def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
 @pytest.fixture
 def stub(channel: grpc.Channel) -> autoencoder_pb2_grpc.AutoencoderServiceStub:
     return autoencoder_pb2_grpc.AutoencoderServiceStub(channel)
+
+
+@pytest.fixture(scope="session")
+def digit_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few of the real models."""
+    models = tmp_path_factory.mktemp("digit-models")
+    copy_models(models)
+    return models
+
+
+@pytest.fixture(scope="module")
+def playground(digit_models: Path) -> Iterator[Playground]:
+    with ServerProcess(digit_models) as process:
+        playground = Playground(process.address)
+        yield playground
+        playground.close()
