@@ -82,8 +82,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     arguments = parser().parse_args()
-    data = read_mnist(arguments.data_dir) if arguments.mnist else read_examples()
     try:
+        if arguments.draws < 1:
+            raise ValueError(f"--draws: must be at least 1; got {arguments.draws}")
+        data = read_mnist(arguments.data_dir) if arguments.mnist else read_examples()
         with ExitStack() as stack:
             address = arguments.address or stack.enter_context(service(ROOT / "models"))
             compare(data, address, arguments.models, arguments.draws)
@@ -100,9 +102,12 @@ def read_examples() -> Data:
 
 
 def read_mnist(folder: Path | None) -> Data:
-    from training import data
+    from training import data, errors
 
-    mnist = data.load("mnist", folder=folder, validation_share=0.1, seed=0)
+    try:
+        mnist = data.load("mnist", folder=folder, validation_share=0.1, seed=0)
+    except errors.DataError as error:
+        raise ValueError(str(error)) from error
     return Data(
         pool=mnist.train_rows.flatten(1).numpy(),
         pool_labels=mnist.train_labels.numpy(),

@@ -61,13 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # gRPC's own log would come between the lines that are meant for people.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = parser().parse_args(argv)
-    # So that the service that was started here ends too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         run(arguments)
     except KeyboardInterrupt:
         print()
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"playground: {error}", file=sys.stderr)
         return 1
     return 0
@@ -89,4 +87,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    # So that the service that was started here ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.exit(main())

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +50,13 @@ class Digits:
 
     @classmethod
     def read(cls, path: Path) -> Digits:
-        """From an .npz file with `images` and `labels`. Raises OSError, KeyError or ValueError."""
-        with np.load(path) as file:
-            return cls(images=file["images"], labels=file["labels"])
+        """From an .npz file with `images` and `labels`. Raises OSError, or ValueError with the file's name."""
+        try:
+            with np.load(path) as file:
+                return cls(images=file["images"], labels=file["labels"])
+        except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
+            text = error.args[0] if error.args else error
+            raise ValueError(f"{path}: must be an .npz file with images and labels; {text}") from error
 
 
 class Calls:

@@ -26,7 +26,10 @@ POLICY = (
 
 class Server(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, calls: Calls) -> None:
-        super().__init__((host, port), Handler)
+        try:
+            super().__init__((host, port), Handler)
+        except OSError as error:
+            raise OSError(f"{host}:{port}: {error.strerror}; --port takes another, 0 a free one") from error
         self.calls = calls
         self.files = {f"/{path.name}": path for path in PAGE.iterdir() if path.suffix in TYPES}
         self.files["/"] = PAGE / "index.html"

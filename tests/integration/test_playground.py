@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from examples.playground.__main__ import main
 from tests.integration.playing import WAIT_S, Playground
 from tests.integration.serving import ROOT
+from tests.tiny import npz
 
 Array = npt.NDArray[Any]
 
@@ -114,3 +116,32 @@ def test_it_starts_a_service_of_its_own_and_ends_it(tiny_models: Path, tmp_path:
     host, _, port = answer["address"].rpartition(":")
     with pytest.raises(ConnectionRefusedError):
         http.client.HTTPConnection(host, int(port)).connect()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"no archive", "must be an .npz file with images and labels"),
+        (npz(images=np.zeros((3, 4, 4), np.uint8)), "labels"),
+        (
+            npz(images=np.zeros((3, 4, 4), np.float32), labels=np.arange(3)),
+            "images: must be uint8 [N, H, W]; got float32",
+        ),
+        (npz(images=np.zeros((3, 4, 4), np.uint8), labels=np.arange(2)), "labels: must be one for each"),
+    ],
+)
+def test_digits_that_are_none_are_refused_by_name(
+    content: bytes, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], playground: Playground
+) -> None:
+    path = tmp_path / "digits.npz"
+    path.write_bytes(content)
+    assert main(["--address", playground.address, "--digits", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"playground: {path}: ")
+    assert says in error
+
+
+def test_a_port_that_is_taken_is_named(playground: Playground, capsys: pytest.CaptureFixture[str]) -> None:
+    port = playground.server_address[1]
+    assert main(["--address", playground.address, "--port", str(port)]) == 1
+    assert f"playground: 127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
