@@ -54,7 +54,18 @@ class Stream:
 class _Item:
     """A `calls.Call` of one message, whose answer carries the message's id."""
 
-    __slots__ = ("_call", "_id", "_kind", "_stream", "caller", "deadline", "grant", "on_cancel")
+    __slots__ = (
+        "_began",
+        "_call",
+        "_id",
+        "_kind",
+        "_stream",
+        "caller",
+        "deadline",
+        "grant",
+        "observation",
+        "on_cancel",
+    )
 
     def __init__(self, stream: Stream, call: Call, request: pb.StreamRequest, kind: str) -> None:
         self._stream = stream
@@ -67,6 +78,8 @@ class _Item:
         if request.timeout_seconds > 0:
             self.deadline = min(self.deadline, time.monotonic() + request.timeout_seconds)
         self.on_cancel = call.on_cancel
+        self.observation = None if call.observation is None else call.observation.message(kind, request.id)
+        self._began = 0.0 if self.observation is None else time.monotonic()
 
     def answer(self, build: Callable[[], Message]) -> None:
         self._call.answer(lambda: self._response(build))
@@ -81,11 +94,17 @@ class _Item:
         except Exception:
             return self._error(internal_error("an answer could not be built"))
         self._stream.succeeded()
+        self._observe("OK")
         return pb.StreamResponse(id=self._id, **answer)
 
     def _error(self, error: ServiceError) -> Message:
         self._stream.failed(error)
         rich = statuses.rich_of(error)
+        self._observe(statuses.CODES[type(error)].name)
         return pb.StreamResponse(
             id=self._id, error=pb.StreamError(code=rich.code, message=rich.message, details=rich.details)
         )
+
+    def _observe(self, code: str) -> None:
+        if self.observation is not None:
+            self.observation.end(code, time.monotonic() - self._began)

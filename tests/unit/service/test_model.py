@@ -68,6 +68,7 @@ class FakeSession:
 
 class FakeCall:
     grant = None
+    observation = None
 
     def __init__(self, *, caller: str = "test", deadline: float = float("inf")) -> None:
         self.caller = caller
