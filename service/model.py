@@ -115,7 +115,7 @@ class ServedModel:
                 DECODE: _Graph(row_shape=package.latent_shape, graph=session.decode),
                 RECONSTRUCT: round_trip,
                 DENOISE: round_trip,
-                SHADOW: round_trip,
+                **({SHADOW: round_trip} if shadow_share else {}),
             },
             padded_rows=session.padded_rows,
             max_batch_rows=self.max_batch_rows,

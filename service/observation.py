@@ -94,13 +94,15 @@ class Observation:
             name, self.caller, f"{self.request_id}/{number}", trace=trace, token=self.token, always=False
         )
 
-    def end(self, code: str, duration_s: float) -> None:
-        """It was answered with the gRPC status `code`, `duration_s` after it came."""
+    def end(self, code: str, duration_s: float, reason: str = "") -> None:
+        """It was answered with the gRPC status `code`, for an error's `reason`, `duration_s` after it came."""
         if self.trace is not None:
             self.trace.end(self, code)
         if self.level is None:
             return
         facts: dict[str, object] = {"method": self.method, "status": code, "duration_s": round(duration_s, 6)}
+        if reason:
+            facts["reason"] = reason
         if self.model:
             facts |= {
                 "model": self.model,

@@ -100,11 +100,11 @@ class _Item:
     def _error(self, error: ServiceError) -> Message:
         self._stream.failed(error)
         rich = statuses.rich_of(error)
-        self._observe(statuses.CODES[type(error)].name)
+        self._observe(statuses.CODES[type(error)].name, error.reason)
         return pb.StreamResponse(
             id=self._id, error=pb.StreamError(code=rich.code, message=rich.message, details=rich.details)
         )
 
-    def _observe(self, code: str) -> None:
+    def _observe(self, code: str, reason: str = "") -> None:
         if self.observation is not None:
-            self.observation.end(code, time.monotonic() - self._began)
+            self.observation.end(code, time.monotonic() - self._began, reason)

@@ -112,7 +112,7 @@ class Meter:
         self._rejected.labels(error.reason).inc()
         if observation is None:
             return status
-        observation.end(status.code.name, duration_s)
+        observation.end(status.code.name, duration_s, error.reason)
         return replace(status, trailing_metadata=(*status.trailing_metadata, *observation.trailing_metadata))
 
 

@@ -620,3 +620,33 @@ def test_a_broken_private_layer_is_found_by_the_self_test(monkeypatch: pytest.Mo
     monkeypatch.setattr(completion_queue, "_SELF_TEST_S", 1.0)
     monkeypatch.setattr(completion_queue._Call, "answer", lambda self, build: self.fail(NotFound("BROKEN", "broken")))
     assert "its self-test on grpcio" in (completion_queue.why_not() or "")
+
+
+def test_idle_work_is_done_when_there_is_no_other(kind: str) -> None:
+    harness = Harness(kind)
+    work = harness.transport.work
+    if work is None:
+        harness.close()
+        pytest.skip("the threaded transport does no work of others")
+    done: list[str] = []
+    idle = threading.Event()
+
+    def step() -> bool:
+        done.append("work")
+        return len(done) < 5
+
+    def idle_step() -> None:
+        done.append("idle")
+        idle.set()
+
+    def schedule(request: Int64Value, call: Call) -> None:
+        work.schedule_idle(idle_step)
+        work.schedule(step)
+        call.answer(lambda: request)
+
+    harness.on_call = schedule
+    harness.square(Int64Value(value=3), timeout=WAIT_S)
+    harness.calls.clear()
+    assert idle.wait(WAIT_S)
+    harness.close()
+    assert done == ["work"] * 5 + ["idle"]
