@@ -247,7 +247,9 @@ class Client:
 
     def _call(self, method: str, request: Any, deadline: Deadline) -> Any:
         try:
-            return getattr(next(self._stubs), method)(request, timeout=deadline.remaining_s(), metadata=with_trace(self._metadata))
+            return getattr(next(self._stubs), method)(
+                request, timeout=deadline.remaining_s(), metadata=with_trace(self._metadata)
+            )
         except grpc.RpcError as error:
             raise self._error(error) from error
         except ValueError as error:

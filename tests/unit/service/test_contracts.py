@@ -179,7 +179,11 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
         (["--admin-address", "[::]:1", "--tls-cert", "c", "--tls-key", "k"], {}, "needs --tls-client-ca"),
         (["--shadow-share", "1.5"], {}, "--shadow-share: must be at most 1; got 1.5"),
         (["--access-log-share", "nan"], {}, "--access-log-share: must be at most 1; got nan"),
-        ([], {"OTEL_EXPORTER_OTLP_ENDPOINT": "a:4317"}, "--otel-endpoint: must be http://host:port or https://host:port"),
+        (
+            [],
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "a:4317"},
+            "--otel-endpoint: must be http://host:port or https://host:port",
+        ),
         (["--drain-s", "-1"], {}, "--drain-s: must be at least 0; got -1.0"),
     ],
 )

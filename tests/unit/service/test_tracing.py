@@ -52,16 +52,19 @@ def test_requests_that_shared_a_batch_are_linked() -> None:
     assert first.trace_id.hex() == CALLER[1]
     assert first.parent_span_id.hex() == "b7ad6b7169203331"
     assert len({span.trace_id for span in (first, second, third)}) == 3
-    assert attributes(first).items() >= {
-        "rpc.system": "grpc",
-        "rpc.service": "autoencoder.v1.AutoencoderService",
-        "rpc.method": "Encode",
-        "rpc.grpc.status_code": 0,
-        "client.address": "10.0.0.1",
-        "hourglass.model": "digits",
-        "hourglass.version": 3,
-        "hourglass.rows": 1,
-    }.items()
+    assert (
+        attributes(first).items()
+        >= {
+            "rpc.system": "grpc",
+            "rpc.service": "autoencoder.v1.AutoencoderService",
+            "rpc.method": "Encode",
+            "rpc.grpc.status_code": 0,
+            "client.address": "10.0.0.1",
+            "hourglass.model": "digits",
+            "hourglass.version": 3,
+            "hourglass.rows": 1,
+        }.items()
+    )
     assert attributes(third)["rpc.grpc.status_code"] == 13
     assert [span.status.code for span in (first, third)] == [StatusCode.UNSET.value, StatusCode.ERROR.value]
     batches = collector.named("batch")
