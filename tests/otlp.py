@@ -40,7 +40,8 @@ def attributes(span: Any) -> dict[str, Any]:
 def collecting() -> Iterator[Collector]:
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    add_to_server: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+    add_to_server(collector, server)
     collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

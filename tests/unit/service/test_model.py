@@ -253,6 +253,9 @@ class FakeWork:
     def schedule(self, step: Callable[[], bool]) -> None:
         self.step = step
 
+    def schedule_idle(self, step: Callable[[], object]) -> None:
+        raise AssertionError("there is no shadow here")
+
 
 def test_one_row_of_another_caller_does_not_wait_for_all_the_rows_of_the_first(
     session: FakeSession, tmp_path: Path
