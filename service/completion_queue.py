@@ -271,7 +271,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
                     step = work.popleft()
                     if step():
                         work.append(step)
-                elif idle_work and not work and empty_polls >= _EMPTY_POLLS:
+                elif idle_work and empty_polls >= _EMPTY_POLLS:
                     events = empty_polls = 0
                     idle_work.popleft()()
             except Exception:

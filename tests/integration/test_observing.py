@@ -74,12 +74,6 @@ def test_a_clients_trace_goes_on_in_the_service(tiny_models: Path) -> None:
     assert attributes(item)["hourglass.request_id"] == attributes(stream)["hourglass.request_id"] + "/7"
 
 
-def test_without_an_endpoint_opentelemetry_is_not_loaded_and_with_a_wrong_one_nothing_starts(tiny_models: Path) -> None:
-    with ServerProcess(tiny_models, "--otel-endpoint", "collector:4317", ready=False) as server:
-        assert server.wait() == 2
-    assert any("must be http://host:port" in line for line in server.other_lines)
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigusr1_turns_the_access_log_on_and_off(tiny_models: Path, workers: str) -> None:
     with ServerProcess(tiny_models, "--workers", workers) as server, Client(server.address) as client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service import packages
+from service.calls import Work
 from service.dispatcher import Result
 from service.metrics import Metrics
 from service.model import ServedModel
@@ -50,7 +51,7 @@ class Session(FakeSession):
 
 
 class Harness:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, work: Work | None = None) -> None:
         self.session, self.registry = Session(), CollectorRegistry()
         self.session.may_go.set()
         self.model = ServedModel(
@@ -59,6 +60,7 @@ class Harness:
             max_batch_rows=8,
             max_queue_rows=32,
             metrics=Metrics(self.registry),
+            work=work,
             shadow_share=1.0,
         )
 
@@ -126,3 +128,28 @@ def test_of_a_large_request_no_more_than_fits_is_measured(harness: Harness) -> N
     harness.wait_for_shadow()
     assert harness.value("reconstruction_error_count", operation="encode") == 8
     assert harness.value("shadow_dropped_rows_total") == 24
+
+
+class BusyWork:
+    """A transport's thread that is the test's, and always has something else to do."""
+
+    def schedule(self, step: Callable[[], bool]) -> None:
+        while step():
+            pass
+
+    def schedule_idle(self, step: Callable[[], object]) -> None:
+        self.idle_step = step
+
+
+def test_a_model_that_retires_does_not_wait_for_a_moment_without_work(tmp_path: Path) -> None:
+    work = BusyWork()
+    harness = Harness(tmp_path, work)
+    assert isinstance(harness.encode(3).result(), Result)
+    retiring = threading.Thread(target=harness.model.retire, daemon=True)
+    retiring.start()
+    retiring.join(WAIT_S)
+    assert not retiring.is_alive()
+    assert harness.session.closed == 1
+    assert harness.value("shadow_dropped_rows_total") == 3
+    work.idle_step()
+    assert harness.value("reconstruction_error_count", operation="encode") == 0

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra otel")
 
 from opentelemetry.trace import StatusCode
 
+from service import server
+from service.errors import StartError
 from service.observation import Observer
+from service.settings import Settings
 from service.tracing import OpenTelemetryTracer
 from tests.otlp import Collector, attributes, collecting
 from tests.unit.service.test_dispatcher import WAIT_S, Harness
@@ -87,3 +93,16 @@ def test_what_its_caller_does_not_sample_is_not_observed() -> None:
         assert observer.begin(METHOD, [("traceparent", UNSAMPLED)], "unix:", stream=False) is None
         observer.stop()
     assert not collector.spans
+
+
+def test_a_service_without_the_extra_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "service.tracing", None)
+    assert server._tracer(Settings()) is None
+    with pytest.raises(StartError, match=r"--otel-endpoint: needs the extra otel"):
+        server._tracer(Settings(otel_endpoint="http://127.0.0.1:4317"))
+
+
+def test_without_an_endpoint_opentelemetry_is_not_loaded() -> None:
+    program = "import service.server, hourglass, sys; print('opentelemetry' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "False"
