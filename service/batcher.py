@@ -9,8 +9,12 @@ A driver calls it, one call at a time, and does what it says:
     fail(batch)             the batch failed: the requests that had rows in it
     cancel(request)         the caller went away
     refuse()                no more requests
+    admit_background(...)   a request that may wait for ever: it is run when nothing else waits or runs
+    next_background()       all such requests as one batch; None while there is anything else to do
+    refuse_background()     the requests of that kind that are dropped now; no more of them
 
-Every admitted request leaves through exactly one of complete, fail, take_expired or cancel.
+Every admitted request leaves through exactly one of complete, fail, take_expired or cancel; one of the background
+through complete, fail or refuse_background.
 
 There is no timer. While a batch runs, the next one gathers in the queue, and it stays open until the session is free or
 it is full: a full batch may be prepared while another runs, a partial one would only lose rows by closing early.
@@ -36,6 +40,9 @@ MAX_OUTSTANDING_BATCHES = 2
 _RECENT_S = 10.0
 
 _RETRY_AFTER_S = 0.1
+
+# A request that comes while rows of the background are run waits for them, as for any batch: they are few.
+MAX_BACKGROUND_ROWS = 8
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -66,12 +73,14 @@ class Slice(NamedTuple, Generic[R]):
 
 @dataclass(eq=False, kw_only=True)
 class Batch(Generic[R]):
-    """Rows of one operation to be run together. `number`: batches are to be run in this order, from 0."""
+    """Rows of one operation to be run together. `number`: batches are to be run in this order, from 0. `background`:
+    nobody waits for their answers."""
 
     number: int
     operation: str
     slices: list[Slice[R]]
     row_count: int
+    background: bool = False
 
     @property
     def wanted(self) -> bool:
@@ -106,6 +115,8 @@ class Batcher(Generic[R]):
         # By operation: when the shortest run ended, and how long it took.
         self._shortest_run: dict[str, tuple[float, float]] = {}
         self._refusing = False
+        self._background: list[R] = []
+        self._refusing_background = False
 
     @property
     def has_work(self) -> bool:
@@ -146,12 +157,47 @@ class Batcher(Generic[R]):
             operation, queue = min(ready, key=lambda item: item[1].oldest())
             slices = self._take(operation, queue, now)
             if slices:
-                row_count = sum(piece.stop - piece.start for piece in slices)
-                batch = Batch(number=self._batch_count, operation=operation, slices=slices, row_count=row_count)
-                self._batch_count += 1
-                self._outstanding.add(batch)
-                return batch
+                return self._batch(operation, slices)
         return None
+
+    def admit_background(self, request: R, now: float) -> bool:
+        """Let a request wait until there is nothing else to do. All such requests have one operation. False where it is
+        not admitted: more than MAX_BACKGROUND_ROWS rows would wait so."""
+        waiting_rows = sum(other.row_count for other in self._background)
+        if self._refusing_background or waiting_rows + request.row_count > min(
+            MAX_BACKGROUND_ROWS, self.max_batch_rows
+        ):
+            return False
+        request.admitted_at = now
+        self._background.append(request)
+        return True
+
+    def next_background(self) -> Batch[R] | None:
+        """The requests of the background, where nothing else waits and nothing runs. To be handed back as any batch."""
+        if not self._background or self.queued_rows or self._outstanding:
+            return None
+        requests, self._background = self._background, []
+        for request in requests:
+            request.placed_rows = request.row_count
+        slices = [Slice(request, 0, request.row_count) for request in requests]
+        return self._batch(requests[0].operation, slices, background=True)
+
+    def refuse_background(self) -> list[R]:
+        """Admit no more requests of the background. Returns those that wait, which will not be run."""
+        self._refusing_background = True
+        dropped, self._background = self._background, []
+        for request in dropped:
+            request.answered = True
+        return dropped
+
+    def _batch(self, operation: str, slices: list[Slice[R]], *, background: bool = False) -> Batch[R]:
+        row_count = sum(piece.stop - piece.start for piece in slices)
+        batch = Batch(
+            number=self._batch_count, operation=operation, slices=slices, row_count=row_count, background=background
+        )
+        self._batch_count += 1
+        self._outstanding.add(batch)
+        return batch
 
     def take_expired(self) -> list[R]:
         """The requests that were dropped since the last call because their deadline cannot be met."""

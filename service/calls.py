@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from service.errors import InvalidArgument, Retired, ServiceError, internal_error
+from service.observation import Observation
 from service.tokens import Grant
 
 
@@ -27,6 +28,10 @@ class Call(Protocol):
     @property
     def deadline(self) -> float:
         """On the monotonic clock; infinity where the caller gave none."""
+
+    @property
+    def observation(self) -> Observation | None:
+        """What is to be logged or traced of it; None for most."""
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call `callback`, from any thread, when the caller goes away or the deadline passes. It may also be called
@@ -70,6 +75,10 @@ class Work(Protocol):
 
     def schedule(self, step: Callable[[], bool]) -> None:
         """Call `step` in that thread, soon, and again until it returns False. To be called in that thread."""
+
+    def schedule_idle(self, step: Callable[[], object]) -> None:
+        """Call `step` in that thread, once, when there is nothing else to do, which may be never. To be called in that
+        thread."""
 
 
 def handle(handler: Callable[[M, Call], None], request: M, call: Call) -> None:

@@ -33,6 +33,7 @@ from service.calls import Method, perform
 from service.errors import Cancelled, ServiceError, Unavailable, internal_error
 from service.guard import Guard
 from service.metrics import Metrics
+from service.observation import Observation, Observer
 from service.tokens import Grant
 from service.transport import GuardInterceptor, Limits, Meter, listen, server_options
 
@@ -61,14 +62,27 @@ class CompletionQueueTransport:
     """A `transport.Transport`."""
 
     def __init__(
-        self, *, limits: Limits, metrics: Metrics, share_port: bool = False, guard: Guard | None = None
+        self,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        share_port: bool = False,
+        guard: Guard | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._limits = limits
         self._metrics = metrics
         self._admission = Admission(limits.max_concurrent_requests)
         metrics.requests_in_flight.set_function(lambda: self._admission.inside)
         self._pool = ThreadPoolExecutor(_SLOW_LANE_THREADS, thread_name_prefix="handler")
-        self._loop = _Loop(self._pool, self._admission, server_options(limits, share_port=share_port), limits, guard)
+        self._loop = _Loop(
+            self._pool,
+            self._admission,
+            server_options(limits, share_port=share_port),
+            limits,
+            guard,
+            observer or Observer(),
+        )
 
     @property
     def server(self) -> grpc.Server:
@@ -158,11 +172,13 @@ class _Loop(_server._Server):  # type: ignore[misc]
         options: list[tuple[str, int]],
         limits: Limits,
         guard: Guard | None,
+        observer: Observer,
     ) -> None:
         # The methods that the loop serves itself never come to the interceptor.
         interceptors = () if guard is None else (GuardInterceptor(guard, own=lambda method: False),)
         super().__init__(pool, (), interceptors, options, limits.max_concurrent_requests, None, False)
         self.guard = guard
+        self.observer = observer
         self.admission = admission
         self.limits = limits
         self.streams: set[_Stream] = set()
@@ -171,6 +187,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
         self.draining = False
         self._methods: dict[str, tuple[Method[Any], Meter]] = {}
         self._work: deque[Callable[[], bool]] = deque()
+        self._idle_work: deque[Callable[[], object]] = deque()
         self._posted: deque[Callable[[], None]] = deque()
         self._woken = False
         self._ident = 0
@@ -201,6 +218,9 @@ class _Loop(_server._Server):  # type: ignore[misc]
     def schedule(self, step: Callable[[], bool]) -> None:
         self._work.append(step)
 
+    def schedule_idle(self, step: Callable[[], object]) -> None:
+        self._idle_work.append(step)
+
     @property
     def is_here(self) -> bool:
         return threading.get_ident() == self._ident
@@ -227,13 +247,14 @@ class _Loop(_server._Server):  # type: ignore[misc]
                 log.exception("this is a bug: what was posted failed")
 
     def _run(self) -> None:
-        state, poll, methods, work = self._state, self._state.completion_queue.poll, self._methods, self._work
+        state, poll, methods = self._state, self._state.completion_queue.poll, self._methods
+        work, idle_work = self._work, self._idle_work
         self._ident = threading.get_ident()
         events = empty_polls = 0
         watch_at = 0.0
         going_on = True
         while going_on:
-            event = poll(0.0 if work else time.time() + _POLL_S)
+            event = poll(0.0 if work or idle_work else time.time() + _POLL_S)
             tag = event.tag
             try:
                 if type(tag) is _TAG:
@@ -250,6 +271,9 @@ class _Loop(_server._Server):  # type: ignore[misc]
                     step = work.popleft()
                     if step():
                         work.append(step)
+                elif idle_work and empty_polls >= _EMPTY_POLLS:
+                    events = empty_polls = 0
+                    idle_work.popleft()()
             except Exception:
                 log.exception("this is a bug: an event failed")
             # A call that is kept alive here keeps grpcio from ending it.
@@ -293,7 +317,7 @@ class _Rpc:
 
     __slots__ = (
         "_admitted", "_answered", "_call", "_cancelled", "_loop", "_metadata", "_meter", "_method", "_pending", "began",
-        "caller", "deadline", "grant",
+        "caller", "deadline", "grant", "observation",
     )  # fmt: skip
 
     def __init__(self, loop: _Loop, method: Method[Any], meter: Meter, event: Event) -> None:
@@ -310,6 +334,11 @@ class _Rpc:
         self.began = time.monotonic()
         self.caller: str = event.call.peer().decode()
         self.deadline: float = self.began + (event.call_details.deadline - time.time())
+        self.observation: Observation | None = None
+        if loop.observer.active:
+            self.observation = loop.observer.begin(
+                meter.method, event.invocation_metadata, self.caller, stream=method.stream
+            )
         loop._state.rpc_states.add(self)
 
     def _start(self, operations: tuple[Any, ...], tag: Callable[[Event], None]) -> bool:
@@ -324,6 +353,8 @@ class _Rpc:
         try:
             if self._loop.guard is not None:
                 self.grant = self._loop.guard.admit(self._meter.method, self._metadata)
+                if self.observation is not None and self.grant is not None:
+                    self.observation.token = self.grant.name
             self._loop.admission.enter()
         except ServiceError as error:
             self._end_with(error)
@@ -334,6 +365,19 @@ class _Rpc:
     def _end_with(self, error: ServiceError) -> None:
         raise NotImplementedError
 
+    def _succeeded(self) -> Any:
+        """Counts the RPC; the operation that ends it."""
+        observation = self.observation
+        self._meter.succeeded(self.began, observation)
+        trailing_metadata = None if observation is None else observation.trailing_metadata
+        return cygrpc.SendStatusFromServerOperation(trailing_metadata, _OK, b"", 0)
+
+    def _failed(self, error: ServiceError) -> Any:
+        """As `_succeeded`."""
+        status = self._meter.failed(error, self.began, self.observation)
+        code = _common.STATUS_CODE_TO_CYGRPC_STATUS_CODE[status.code]
+        return cygrpc.SendStatusFromServerOperation(status.trailing_metadata, code, status.details.encode(), 0)
+
     def _retire(self) -> None:
         states = self._loop._state.rpc_states
         if self._pending or not self._answered or self not in states:
@@ -342,11 +386,6 @@ class _Rpc:
             states.discard(self)
         if self._admitted:
             self._loop.admission.leave()
-
-
-def _status(status: Any) -> Any:
-    code = _common.STATUS_CODE_TO_CYGRPC_STATUS_CODE[status.code]
-    return cygrpc.SendStatusFromServerOperation(status.trailing_metadata, code, status.details.encode(), 0)
 
 
 class _Call(_Rpc):
@@ -410,15 +449,12 @@ class _Call(_Rpc):
         except Exception:
             self._end_with(internal_error("an answer could not be built"))
             return
-        self._meter.succeeded(self.began)
         self._send(
-            cygrpc.SendInitialMetadataOperation(None, 0),
-            cygrpc.SendMessageOperation(message, 0),
-            cygrpc.SendStatusFromServerOperation(None, _OK, b"", 0),
+            cygrpc.SendInitialMetadataOperation(None, 0), cygrpc.SendMessageOperation(message, 0), self._succeeded()
         )
 
     def _end_with(self, error: ServiceError) -> None:
-        self._send(cygrpc.SendInitialMetadataOperation(None, 0), _status(self._meter.failed(error, self.began)))
+        self._send(cygrpc.SendInitialMetadataOperation(None, 0), self._failed(error))
 
     def _send(self, *operations: Any) -> None:
         if self._answered:
@@ -521,10 +557,9 @@ class _Stream(_Rpc):
             if self._cancelled:
                 # Nobody is left to be told.
                 self._answered = True
-                self._meter.failed(Cancelled("CANCELLED", "the caller went away"), self.began)
+                self._failed(Cancelled("CANCELLED", "the caller went away"))
             elif self._half_closed:
-                self._meter.succeeded(self.began)
-                self._end(cygrpc.SendStatusFromServerOperation(None, _OK, b"", 0))
+                self._end(self._succeeded())
             elif self._loop.draining:
                 self._end_with(Unavailable("DRAINING", "the service is stopping; open the stream elsewhere"))
         self._receive()
@@ -538,7 +573,7 @@ class _Stream(_Rpc):
         self._go_on()
 
     def _end_with(self, error: ServiceError) -> None:
-        status = _status(self._meter.failed(error, self.began))
+        status = self._failed(error)
         self._outbox.clear()
         if self._admitted:
             self._end(status)
@@ -577,6 +612,10 @@ class _StreamCall:
     @property
     def grant(self) -> Grant | None:
         return self._stream.grant
+
+    @property
+    def observation(self) -> Observation | None:
+        return self._stream.observation
 
     @property
     def deadline(self) -> float:

@@ -24,6 +24,7 @@ from service.batcher import Batch, Batcher, Request
 from service.calls import Work
 from service.errors import Cancelled, DeadlineExceeded, ServiceError, internal_error
 from service.metrics import Metrics
+from service.observation import Trace, TracedPart
 from service.tensors import Array, Rows, copy_rows
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Job(Request):
 
     rows: Array
     done: Done
+    trace: Trace | None = None
     parts: list[tuple[int, Outputs]] = field(default_factory=list)
     begun_at: float = 0.0
     compute_s: float = 0.0
@@ -112,7 +114,7 @@ class Dispatcher:
         self._padding_rows = metrics.batch_padding_rows.labels(model)
         self._on_batch = on_batch
         self._work = work
-        self._scheduled = False
+        self._scheduled = self._idle_scheduled = False
         self._buffers: dict[str, Rows] = {}
         self._warming = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -146,6 +148,25 @@ class Dispatcher:
             self._scheduled = True
             self._work.schedule(self._step)
 
+    def submit_background(self, job: Job) -> bool:
+        """As `submit`, for when there is nothing else to do. False where it was not admitted; `done` is not called."""
+        with self._lock:
+            if not self._batcher.admit_background(job, self._clock()):
+                return False
+            if self._work is None:
+                self._changed.notify()
+        if self._work is not None and not self._idle_scheduled:
+            self._idle_scheduled = True
+            self._work.schedule_idle(self._idle_step)
+        return True
+
+    def refuse_background(self) -> None:
+        """Drop what waits for there to be nothing else to do, and admit no more of it."""
+        with self._lock:
+            dropped = self._batcher.refuse_background()
+        for job in dropped:
+            self._answer(job, Cancelled("CANCELLED", "the model is being unloaded"))
+
     def cancel(self, job: Job) -> None:
         """The caller went away. Nothing happens where the job was answered already."""
         if job.answered:
@@ -156,7 +177,8 @@ class Dispatcher:
             self._answer(job, Cancelled("CANCELLED", "the caller went away"))
 
     def close(self) -> None:
-        """Refuse new jobs, run those that wait, and end the threads."""
+        """Refuse new jobs, run those that wait (but for the background), and end the threads."""
+        self.refuse_background()
         with self._changed:
             self._batcher.refuse()
             self._stopping = True
@@ -177,6 +199,13 @@ class Dispatcher:
         self._scheduled = self._batcher.has_work
         return self._scheduled
 
+    def _idle_step(self) -> None:
+        self._idle_scheduled = False
+        with self._lock:
+            batch = self._take_background()
+        if batch is not None:
+            self._run(batch, self._buffers)
+
     def _serve(self, warm_up: Callable[[], None], warm: Future[None]) -> None:
         try:
             with self._warming:
@@ -194,6 +223,8 @@ class Dispatcher:
             with self._changed:
                 while True:
                     batch, expired, now = self._take()
+                    if batch is None and not expired:
+                        batch = self._take_background()
                     if batch is not None or expired:
                         break
                     if self._stopping and self._batcher.queued_rows == 0:
@@ -212,6 +243,14 @@ class Dispatcher:
                 if start == 0:
                     job.begun_at = now
         return batch, self._batcher.take_expired(), now
+
+    def _take_background(self) -> Batch[Job] | None:
+        now = self._clock()
+        batch = self._batcher.next_background()
+        if batch is not None:
+            for job, _, _ in batch.slices:
+                job.begun_at = now
+        return batch
 
     def _expire(self, jobs: list[Job], now: float) -> None:
         for job in jobs:
@@ -243,11 +282,12 @@ class Dispatcher:
             self._fail(batch, Cancelled("CANCELLED", "nobody waits for this batch"))
             return
         self._phases[operation, "compute"].observe(now - began)
-        self._batch_rows.observe(batch.row_count)
-        self._on_batch(operation)
-        if len(rows) > batch.row_count:
-            self._padding_rows.inc(len(rows) - batch.row_count)
-        self._respond(batch, outputs, now=now, run_s=now - began)
+        if not batch.background:
+            self._batch_rows.observe(batch.row_count)
+            self._on_batch(operation)
+            if len(rows) > batch.row_count:
+                self._padding_rows.inc(len(rows) - batch.row_count)
+        self._respond(batch, outputs, began=began, now=now)
 
     def _turn(self, batch: Batch[Job]) -> AbstractContextManager[None]:
         return _AT_ONCE if self._session is None else self._session.turn(batch.number)
@@ -265,8 +305,9 @@ class Dispatcher:
             position = end
         return buffer[:row_count]
 
-    def _respond(self, batch: Batch[Job], outputs: Outputs, *, now: float, run_s: float) -> None:
-        position = 0
+    def _respond(self, batch: Batch[Job], outputs: Outputs, *, began: float, now: float) -> None:
+        position, run_s = 0, now - began
+        traced: list[TracedPart] = []
         with self._lock:
             for job, start, stop in batch.slices:
                 end = position + stop - start
@@ -274,15 +315,26 @@ class Dispatcher:
                 job.compute_s += run_s
                 job.batch_rows = max(job.batch_rows, batch.row_count)
                 position = end
+                if job.trace is not None:
+                    traced.append(TracedPart(job.trace, job.admitted_at if start == 0 else None, job.begun_at))
             whole = self._batcher.complete(batch, now=now, run_s=run_s)
             # One batch fewer is out: the other thread may take the next.
             self._changed.notify()
-        observe_queue = self._phases[batch.operation, "queue"].observe
+        if traced:
+            self._trace(traced, batch, began, now)
+        observe_queue = None if batch.background else self._phases[batch.operation, "queue"].observe
         for job in whole:
             queue_s = job.begun_at - job.admitted_at
-            observe_queue(queue_s)
+            if observe_queue is not None:
+                observe_queue(queue_s)
             self._answer(job, _result(job, queue_s))
         self._phases[batch.operation, "respond"].observe(self._clock() - now)
+
+    def _trace(self, parts: list[TracedPart], batch: Batch[Job], began: float, ended: float) -> None:
+        try:
+            parts[0].trace.ran(parts, operation=batch.operation, row_count=batch.row_count, began=began, ended=ended)
+        except Exception:  # the answers are worth more than their traces
+            log.exception("a batch could not be traced", extra={"operation": batch.operation})
 
     def _fail(self, batch: Batch[Job], error: ServiceError) -> None:
         with self._changed:

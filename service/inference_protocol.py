@@ -200,7 +200,10 @@ class InferenceProtocol:
     def _operation(self, full_name: str, version: str, call: Call) -> Operation:
         model, name = operations.split(full_name)
         require_model(call, model)
-        return operations.operation(self._repository.get(pb.ModelSelector(name=model, version=version)), name)
+        found = self._repository.get(pb.ModelSelector(name=model, version=version))
+        if call.observation is not None:
+            call.observation.asks(found.name, found.version, 0)
+        return operations.operation(found, name)
 
 
 class _Item(Item):
@@ -209,7 +212,7 @@ class _Item(Item):
     __slots__ = ("_final", "_id")
 
     def __init__(self, call: Call, counts: Counts, request: Any) -> None:
-        super().__init__(call, counts)
+        super().__init__(call, counts, "infer", request.id)
         self._id = request.id
         self._final = _FINAL_WANTED in request.parameters and request.parameters[_FINAL_WANTED].bool_param
 
@@ -233,6 +236,7 @@ class _Within:
             raise InvalidArgument("BAD_TIMEOUT", f"parameters[timeout]: must be at least 0; got {timeout_us}")
         self.caller = call.caller
         self.grant = call.grant
+        self.observation = call.observation
         self.deadline = min(call.deadline, time.monotonic() + timeout_us / 1e6)
         self.on_cancel = call.on_cancel
         self.answer = call.answer

@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+log = logging.getLogger("service")
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 # One event is one line, and no terminal is steered by what a client put into its request.
@@ -25,6 +27,14 @@ def configure(*, format: str, level: str, stream: TextIO = sys.stderr, **facts: 
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     return human
+
+
+def toggle_debug(level: str) -> None:
+    """Log from the level debug on; called again, from `level` on, which was configured."""
+    root = logging.getLogger()
+    level = level if root.level == logging.DEBUG else "debug"
+    root.setLevel(level.upper())
+    log.warning("log level changed", extra={"log_level": level})
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:

@@ -112,6 +112,12 @@ class Metrics:
             ["model", "operation"],
             registry=registry,
         )
+        self.shadow_dropped_rows = Counter(
+            "autoencoder_shadow_dropped_rows",
+            "Rows of Encode that were drawn to be reconstructed too (--shadow-share), and were not",
+            ["model"],
+            registry=registry,
+        )
 
 
 class BulkHistogram(Collector):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,9 +17,11 @@ from service.calls import Call, Work
 from service.dispatcher import Dispatcher, Done, Job, Outputs, Result
 from service.errors import Retired, ServiceError, TooLarge, Unavailable, Unsupported, internal_error
 from service.metrics import NOVEL, Metrics
+from service.observation import Observation
 from service.packages import Package, novelty
 from service.paths import Path
 from service.session import Session, batch_sizes
+from service.shadow import SHADOW, Sample, Shadow
 from service.statistics import Statistics
 from service.tensors import Array, Rows, Spec, as_float32
 
@@ -69,6 +71,7 @@ class ServedModel:
 
     The session is warmed before this returns; raises what the session raises. `work`: the transport's thread, where
     batches are run on a CPU, of as many rows as are done in ten milliseconds; None where there is no such thread.
+    `shadow_share`: of the rows of Encode, 0 to 1, those that are reconstructed too when there is nothing else to do.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class ServedModel:
         max_queue_rows: int,
         metrics: Metrics,
         work: Work | None = None,
+        shadow_share: float = 0.0,
     ) -> None:
         self.manifest = package.manifest
         self.name = package.manifest.name
@@ -120,6 +124,7 @@ class ServedModel:
                 DECODE: _Graph(row_shape=package.latent_shape, graph=session.decode),
                 RECONSTRUCT: round_trip,
                 DENOISE: round_trip,
+                **({SHADOW: round_trip} if shadow_share else {}),
             },
             padded_rows=session.padded_rows,
             max_batch_rows=self.max_batch_rows,
@@ -133,6 +138,14 @@ class ServedModel:
         self._idle = threading.Condition(self._lock)
         self._in_use = 0
         self._closed = False
+        self._shadow: Shadow | None = None
+        if shadow_share and "OPERATION_RECONSTRUCT" in self._operations:
+            self._shadow = Shadow(
+                Sample(shadow_share, np.random.default_rng()),
+                submit=self._submit_background,
+                on_errors=lambda errors: self._watch(ENCODE, errors),
+                dropped=metrics.shadow_dropped_rows.labels(self.name),
+            )
 
     @property
     def queued_rows(self) -> int:
@@ -142,6 +155,8 @@ class ServedModel:
         """Rows [B, D...] to latents [B, L...]."""
         self.require(ENCODE)
         self._submit(ENCODE, rows, call, self._counted(ENCODE, len(rows), done))
+        if self._shadow is not None:
+            self._shadow.of(rows)
 
     def decode(self, latents: Array, call: Call, done: Done) -> None:
         """Latents [B, L...] to rows [B, D...]."""
@@ -223,6 +238,7 @@ class ServedModel:
 
     def retire(self) -> None:
         """Close when what is under way has ended, after which requests raise Retired. Not in the transport's thread."""
+        self._dispatcher.refuse_background()
         with self._idle:
             self._idle.wait_for(lambda: self._in_use == 0 or self._closed)
             closed, self._closed = self._closed, True
@@ -260,27 +276,44 @@ class ServedModel:
             )
 
     def _submit(self, operation: str, rows: Array, call: Call, done: Done) -> None:
-        def leaving(outcome: Result | ServiceError) -> None:
-            try:
-                done(outcome)
-            finally:
-                self._leave()
-
+        observation = call.observation
         job = Job(
             operation=operation,
             row_count=len(rows),
             caller=call.caller,
             deadline=call.deadline,
             rows=rows,
-            done=leaving,
+            done=self._leaving(done if observation is None else _noted(observation, done)),
+            trace=None if observation is None else observation.trace,
         )
         self._enter()
+        if observation is not None:
+            observation.asks(self.name, self.version, len(rows))
         try:
             self._dispatcher.submit(job)
         except BaseException:
             self._leave()
             raise
         call.on_cancel(lambda: self._dispatcher.cancel(job))
+
+    def _submit_background(self, job: Job) -> bool:
+        try:
+            self._enter()
+        except Retired:
+            return False
+        admitted = self._dispatcher.submit_background(replace(job, done=self._leaving(job.done)))
+        if not admitted:
+            self._leave()
+        return admitted
+
+    def _leaving(self, done: Done) -> Done:
+        def leaving(outcome: Result | ServiceError) -> None:
+            try:
+                done(outcome)
+            finally:
+                self._leave()
+
+        return leaving
 
     def _enter(self) -> None:
         with self._lock:
@@ -311,13 +344,24 @@ class ServedModel:
     def _watched(self, operation: str, row_count: int, done: Done) -> Done:
         def watching(outcome: Result | ServiceError) -> None:
             if isinstance(outcome, Result):
-                errors = outcome.outputs[1]
-                self._metrics.reconstruction_error.labels(self.name, operation).observe_many(errors)
-                novel = int(np.count_nonzero(self.novelty(errors) > NOVEL))
-                self._metrics.novel_rows.labels(self.name, operation).inc(novel)
+                self._watch(operation, outcome.outputs[1])
             done(outcome)
 
         return self._counted(operation, row_count, watching)
+
+    def _watch(self, operation: str, errors: Rows) -> None:
+        self._metrics.reconstruction_error.labels(self.name, operation).observe_many(errors)
+        novel = int(np.count_nonzero(self.novelty(errors) > NOVEL))
+        self._metrics.novel_rows.labels(self.name, operation).inc(novel)
+
+
+def _noted(observation: Observation, done: Done) -> Done:
+    def noting(outcome: Result | ServiceError) -> None:
+        if isinstance(outcome, Result):
+            observation.ran(queue_s=outcome.queue_s, compute_s=outcome.compute_s, batch_rows=outcome.batch_rows)
+        done(outcome)
+
+    return noting
 
 
 def _short_batch_rows(session: Session, package: Package, max_batch_rows: int) -> int:

@@ -50,10 +50,12 @@ class Repository:
         max_queue_rows: int,
         metrics: Metrics,
         work: Work | None = None,
+        shadow_share: float = 0.0,
         on_change: Callable[[str, bool], None] = lambda name, served: None,
     ) -> None:
         self._models = models
         self._work = work
+        self._shadow_share = shadow_share
         self._device = device
         self._threads = threads
         self._max_batch_rows = max_batch_rows
@@ -211,6 +213,7 @@ class Repository:
                 max_queue_rows=self._max_queue_rows,
                 metrics=self._metrics,
                 work=self._work,
+                shadow_share=self._shadow_share,
             )
         except PackageError:
             session.close()

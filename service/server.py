@@ -23,6 +23,7 @@ from service.errors import StartError
 from service.guard import Guard
 from service.inference_protocol import InferenceProtocol
 from service.metrics import Metrics
+from service.observation import Observer, Tracer
 from service.plans import Plan
 from service.probes import Probes, tcp_listener, unix_listener
 from service.repository import Refusals, Repository
@@ -54,7 +55,14 @@ class Server:
         self.security = Security(
             settings, on_expiry=lambda kind, expiry: metrics.certificate_expiry.labels(kind).set(expiry)
         )
-        self._transport = _transport(settings, metrics, share_port=probes_socket is not None, guard=self.security.guard)
+        self.observer = Observer(access_log_share=settings.access_log_share, tracer=_tracer(settings))
+        self._transport = _transport(
+            settings,
+            metrics,
+            share_port=probes_socket is not None,
+            guard=self.security.guard,
+            observer=self.observer,
+        )
         self.repository = Repository(
             models=settings.models,
             device=self.device,
@@ -63,6 +71,7 @@ class Server:
             max_queue_rows=settings.max_queue_rows,
             metrics=metrics,
             work=self._transport.work,
+            shadow_share=settings.shadow_share,
             on_change=self._tell_health,
         )
         servicer = Servicer(
@@ -133,10 +142,24 @@ class Server:
         self._transport.stop(self._settings.drain_s)
         self.security.stop()
         self.repository.close()
+        self.observer.stop()
         self._probes.stop()
 
 
-def _transport(settings: Settings, metrics: Metrics, *, share_port: bool, guard: Guard | None) -> Transport:
+def _tracer(settings: Settings) -> Tracer | None:
+    """Raises StartError where traces are asked for and OpenTelemetry is not here."""
+    if not settings.otel_endpoint:
+        return None
+    try:
+        from service.tracing import OpenTelemetryTracer
+    except ImportError as error:
+        raise StartError(f"--otel-endpoint: needs the extra otel (pip install 'hourglass[otel]'): {error}") from error
+    return OpenTelemetryTracer(settings.otel_endpoint)
+
+
+def _transport(
+    settings: Settings, metrics: Metrics, *, share_port: bool, guard: Guard | None, observer: Observer
+) -> Transport:
     """Raises StartError where the completion queue was asked for by name and cannot be used."""
     limits = Limits(
         max_concurrent_requests=settings.max_concurrent_requests,
@@ -157,7 +180,14 @@ def _transport(settings: Settings, metrics: Metrics, *, share_port: bool, guard:
     if reason or settings.transport == "threaded":
         metrics.transport_info.labels("threaded").set(1)
         return ThreadedTransport(
-            threads=settings.handler_threads, limits=limits, metrics=metrics, share_port=share_port, guard=guard
+            threads=settings.handler_threads,
+            limits=limits,
+            metrics=metrics,
+            share_port=share_port,
+            guard=guard,
+            observer=observer,
         )
     metrics.transport_info.labels("completion-queue").set(1)
-    return CompletionQueueTransport(limits=limits, metrics=metrics, share_port=share_port, guard=guard)
+    return CompletionQueueTransport(
+        limits=limits, metrics=metrics, share_port=share_port, guard=guard, observer=observer
+    )

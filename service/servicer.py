@@ -152,7 +152,10 @@ class Servicer:
     def _asked(self, request: _Request, call: Call) -> tuple[ServedModel, model_pb2.DataType]:
         """The model and the type of the answer that a request asks for."""
         require_model(call, request.model.name)
-        return self._repository.get(request.model), tensors.output_dtype(request.output_dtype)
+        model = self._repository.get(request.model)
+        if call.observation is not None:
+            call.observation.asks(model.name, model.version, 0)
+        return model, tensors.output_dtype(request.output_dtype)
 
     def _path(self, request: pb.InterpolateRequest) -> paths.Path:
         method = _METHODS.get(request.method)

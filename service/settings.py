@@ -17,9 +17,18 @@ DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
 
 def _setting(
-    default: Any, help: str, *, choices: Sequence[str] = (), least: float | None = None, metavar: str | None = None
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    least: float | None = None,
+    most: float | None = None,
+    metavar: str | None = None,
+    variable: str | None = None,
 ) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least, "metavar": metavar})
+    """`variable`: one of the environment that others read too, which counts where ours is not set."""
+    facts = {"choices": choices, "least": least, "most": most, "metavar": metavar, "variable": variable}
+    return field(default=default, metadata={"help": help, **facts})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +112,28 @@ class Settings:
         0.0, "seconds between saying NOT_SERVING and taking no new requests, for load balancers to notice", least=0
     )
     drain_s: float = _setting(30.0, "seconds that requests in flight have to end at a stop", least=0)
+    shadow_share: float = _setting(
+        0.0,
+        "share of the rows of Encode, 0 to 1, that are reconstructed too when there is nothing else to do, to measure "
+        "drift",
+        least=0,
+        most=1,
+        metavar="SHARE",
+    )
+    access_log_share: float = _setting(
+        0.0,
+        "share of the requests, 0 to 1, that are told in the log, a line each; SIGUSR1 turns all on and off",
+        least=0,
+        most=1,
+        metavar="SHARE",
+    )
+    otel_endpoint: str = _setting(
+        "",
+        "where traces are sent by OTLP over gRPC (needs the extra otel); also OTEL_EXPORTER_OTLP_ENDPOINT; empty for "
+        "nowhere",
+        metavar="URL",
+        variable="OTEL_EXPORTER_OTLP_ENDPOINT",
+    )
     log_format: str = _setting(
         "auto", "human or json lines on stderr; auto is human on a terminal", choices=("auto", "human", "json")
     )
@@ -113,6 +144,8 @@ class Settings:
             value, least = getattr(self, setting.name), setting.metadata["least"]
             if least is not None and value < least:
                 raise ValueError(f"{_flag(setting.name)}: must be at least {least:g}; got {value}")
+            if (most := setting.metadata["most"]) is not None and not value <= most:
+                raise ValueError(f"{_flag(setting.name)}: must be at most {most:g}; got {value}")
         if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
             raise ValueError(f"--workers: must be auto or a number from 1 to {MAX_WORKERS}; got {self.workers}")
         try:
@@ -127,6 +160,10 @@ class Settings:
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("--tls-client-ca: needs --tls-cert and --tls-key")
         self._check_admin_address()
+        if self.otel_endpoint and not self.otel_endpoint.startswith(("http://", "https://")):
+            raise ValueError(
+                f"--otel-endpoint: must be http://host:port or https://host:port; got {self.otel_endpoint}"
+            )
         if self.max_queue_rows < self.max_batch_rows:
             raise ValueError(
                 f"--max-queue-rows: must be at least --max-batch-rows={self.max_batch_rows}; got {self.max_queue_rows}"
@@ -178,6 +215,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         kind: Callable[[str], Any] = type(default)
         choices = setting.metadata["choices"]
         variable = PREFIX + setting.name.upper()
+        if variable not in environment:
+            variable = setting.metadata["variable"] or variable
         if variable in environment:
             given = environment[variable]
             try:

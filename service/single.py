@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from service import logs
 from service.announcement import Announcement, Card
 from service.control import Control
 from service.errors import StartError
@@ -45,6 +46,12 @@ def serve(settings: Settings, signals: Signals, begin: Begin, *, probes_socket: 
     keep_memory()
     try:
         server = Server(settings, probes_socket=probes_socket)
+
+        def toggle() -> None:
+            logs.toggle_debug(settings.log_level)
+            server.observer.look()
+
+        signals.on_toggle = toggle
         try:
             plans, loaded = begin(server)
             refused = server.start(plans, stop_loading=signals.pending)

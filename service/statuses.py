@@ -35,7 +35,7 @@ CODES: dict[type[errors.ServiceError], grpc.StatusCode] = {
 class Status(grpc.Status):
     code: grpc.StatusCode
     details: str
-    trailing_metadata: tuple[tuple[str, bytes], ...]
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
 def of(error: errors.ServiceError) -> Status:

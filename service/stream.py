@@ -63,15 +63,17 @@ class Counts:
 class Item:
     """A `calls.Call` of one message of a stream, whose error is an answer too. A subclass says how both look."""
 
-    __slots__ = ("_call", "_counts", "caller", "deadline", "grant", "on_cancel")
+    __slots__ = ("_began", "_call", "_counts", "caller", "deadline", "grant", "observation", "on_cancel")
 
-    def __init__(self, call: Call, counts: Counts) -> None:
+    def __init__(self, call: Call, counts: Counts, kind: str, identity: str) -> None:
         self._call = call
         self._counts = counts
         self.caller = call.caller
         self.grant = call.grant
         self.deadline = call.deadline
         self.on_cancel = call.on_cancel
+        self.observation = None if call.observation is None else call.observation.message(kind, identity)
+        self._began = 0.0 if self.observation is None else time.monotonic()
 
     def _response(self, message: Message) -> Message:
         raise NotImplementedError
@@ -91,11 +93,17 @@ class Item:
         except Exception:
             return self._failed(internal_error("an answer could not be built"))
         self._counts.succeeded()
+        self._observe("OK")
         return message
 
     def _failed(self, error: ServiceError) -> Message:
         self._counts.failed(error)
+        self._observe(statuses.CODES[type(error)].name, error.reason)
         return self._failure(error)
+
+    def _observe(self, code: str, reason: str = "") -> None:
+        if self.observation is not None:
+            self.observation.end(code, time.monotonic() - self._began, reason)
 
 
 class _Item(Item):
@@ -104,7 +112,7 @@ class _Item(Item):
     __slots__ = ("_id", "_kind")
 
     def __init__(self, call: Call, counts: Counts, identity: int, kind: str) -> None:
-        super().__init__(call, counts)
+        super().__init__(call, counts, kind, str(identity))
         self._id = identity
         self._kind = kind
 

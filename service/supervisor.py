@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from service import replicas
+from service import logs, replicas
 from service import settings as settings_module
 from service.announcement import Announcement, Card
 from service.control import Control
@@ -36,7 +36,7 @@ from service.probes import Probes, tcp_listener
 from service.replicas import Replicas
 from service.security import Security
 from service.settings import Settings
-from service.signals import Signals
+from service.signals import TOGGLE, Signals
 
 log = logging.getLogger("service")
 
@@ -86,6 +86,7 @@ class Supervisor:
 
     def run(self, signals: Signals) -> int:
         """Serve until a signal comes; returns the exit code."""
+        signals.on_toggle = self._toggle
         try:
             self._control.plan()
             if self._settings.admin_address:
@@ -158,13 +159,21 @@ class Supervisor:
             timeout_s = min([*waiting, kill_at - now, 3600.0]) if not self._stopping else min(kill_at - now, 3600.0)
             for key, _ in self._selector.select(max(0.0, timeout_s)):
                 if key.fileobj is signals:
-                    signals.wait(0.0)
+                    if signals.wait(0.0) is None:
+                        continue
                     self._stopping = True
                     kill_at = min(kill_at, now + self._settings.lame_duck_s + self._settings.drain_s + _AFTER_DRAIN_S)
                     for process in self._processes():
                         process.terminate()
                 else:
                     self._hear(key.data, port, http_port)
+
+    def _toggle(self) -> None:
+        logs.toggle_debug(self._settings.log_level)
+        # One that is starting might not catch the signal yet, and would end.
+        for worker in self._workers:
+            if worker.process is not None and worker.ready:
+                worker.process.send_signal(TOGGLE)
 
     def _start_in_peace(self, worker: _Worker, flags: list[str]) -> None:
         """Start a process, but not while what is served is being changed."""

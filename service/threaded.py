@@ -18,6 +18,7 @@ from service.calls import Method, perform
 from service.errors import Cancelled, ServiceError, Unavailable, internal_error
 from service.guard import Guard
 from service.metrics import Metrics
+from service.observation import Observation, Observer
 from service.tokens import Grant
 from service.transport import GuardInterceptor, Limits, Meter, listen, server_options
 
@@ -30,9 +31,17 @@ class ThreadedTransport:
     work = None
 
     def __init__(
-        self, *, threads: int, limits: Limits, metrics: Metrics, share_port: bool = False, guard: Guard | None = None
+        self,
+        *,
+        threads: int,
+        limits: Limits,
+        metrics: Metrics,
+        share_port: bool = False,
+        guard: Guard | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._guard = guard
+        self._observer = observer or Observer()
         self._own: set[str] = set()
         self._limits = limits
         self._metrics = metrics
@@ -93,19 +102,20 @@ class ThreadedTransport:
     def _unary(self, method: Method[Any], meter: Meter) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def behaviour(request: bytes, context: grpc.ServicerContext) -> bytes:
             began = time.monotonic()
+            observation = self._observation(meter, context, stream=False)
             try:
-                grant = self._grant(meter, context)
+                grant = self._grant(meter, context, observation)
                 self._admission.enter()
                 try:
-                    call = _Call(context, grant)
+                    call = _Call(context, grant, observation)
                     perform(method, request, call)
                     response = call.result()
                 finally:
                     self._admission.leave()
             except ServiceError as error:
-                context.abort_with_status(meter.failed(error, began))
+                context.abort_with_status(meter.failed(error, began, observation))
                 raise AssertionError("this is a bug: abort returned") from error
-            meter.succeeded(began)
+            _succeeded(meter, began, context, observation)
             return response
 
         return behaviour
@@ -115,11 +125,12 @@ class ThreadedTransport:
     ) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]:
         def behaviour(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             began = time.monotonic()
+            observation = self._observation(meter, context, stream=True)
             try:
-                grant = self._grant(meter, context)
+                grant = self._grant(meter, context, observation)
                 self._admission.enter()
                 try:
-                    stream = _Stream(method, requests, context, self._limits, grant)
+                    stream = _Stream(method, requests, context, self._limits, grant, observation)
                     reader = threading.Thread(target=self._read, args=(stream,), name="stream-reader", daemon=True)
                     with self._streams_lock:
                         self._streams.add(stream)
@@ -136,22 +147,38 @@ class ThreadedTransport:
                 finally:
                     self._admission.leave()
             except ServiceError as error:
-                context.abort_with_status(meter.failed(error, began))
+                context.abort_with_status(meter.failed(error, began, observation))
             except GeneratorExit:
-                meter.failed(Cancelled("CANCELLED", "the caller went away"), began)
+                meter.failed(Cancelled("CANCELLED", "the caller went away"), began, observation)
                 raise
-            meter.succeeded(began)
+            _succeeded(meter, began, context, observation)
 
         return behaviour
 
-    def _grant(self, meter: Meter, context: grpc.ServicerContext) -> Grant | None:
-        return None if self._guard is None else self._guard.admit(meter.method, context.invocation_metadata())
+    def _observation(self, meter: Meter, context: grpc.ServicerContext, *, stream: bool) -> Observation | None:
+        if not self._observer.active:
+            return None
+        return self._observer.begin(meter.method, context.invocation_metadata(), context.peer(), stream=stream)
+
+    def _grant(self, meter: Meter, context: grpc.ServicerContext, observation: Observation | None) -> Grant | None:
+        if self._guard is None:
+            return None
+        grant = self._guard.admit(meter.method, context.invocation_metadata())
+        if observation is not None and grant is not None:
+            observation.token = grant.name
+        return grant
 
     def _read(self, stream: _Stream) -> None:
         # It waits for messages until the RPC ends, which may be after the handler has.
         stream.read()
         with self._streams_lock:
             self._readers.discard(threading.current_thread())
+
+
+def _succeeded(meter: Meter, began: float, context: grpc.ServicerContext, observation: Observation | None) -> None:
+    meter.succeeded(began, observation)
+    if observation is not None:
+        context.set_trailing_metadata(observation.trailing_metadata)
 
 
 def _deadline(context: grpc.ServicerContext) -> float:
@@ -172,9 +199,10 @@ def _serialise(build: Callable[[], Message]) -> bytes:
 class _Call:
     """A `calls.Call` whose handler thread waits for the answer."""
 
-    def __init__(self, context: grpc.ServicerContext, grant: Grant | None) -> None:
+    def __init__(self, context: grpc.ServicerContext, grant: Grant | None, observation: Observation | None) -> None:
         self._context = context
         self.grant = grant
+        self.observation = observation
         self.caller = context.peer()
         self.deadline = _deadline(context)
         self._outcome: Callable[[], Message] | ServiceError | None = None
@@ -220,8 +248,10 @@ class _Stream:
         context: grpc.ServicerContext,
         limits: Limits,
         grant: Grant | None,
+        observation: Observation | None,
     ) -> None:
         self.grant = grant
+        self.observation = observation
         self._method = method
         self._requests = requests
         self._context = context
@@ -322,6 +352,7 @@ class _StreamCall:
         self.bytes = request_bytes
         self.caller = stream.caller
         self.grant = stream.grant
+        self.observation = stream.observation
         self.deadline = stream.deadline
 
     def on_cancel(self, callback: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import grpc
@@ -19,6 +19,7 @@ from service.calls import Method, Work
 from service.errors import ServiceError
 from service.guard import Guard
 from service.metrics import Metrics
+from service.observation import Observation
 
 _KEEPALIVE_TIMEOUT_S = 20.0
 # The second, a minute by default, is the one that gRPC goes by.
@@ -95,17 +96,24 @@ class Meter:
         self._rejected = metrics.rejected_requests
         self.method = method
 
-    def succeeded(self, began: float) -> None:
-        self._duration.observe(time.monotonic() - began)
+    def succeeded(self, began: float, observation: Observation | None) -> None:
+        duration_s = time.monotonic() - began
+        self._duration.observe(duration_s)
         self._ok.inc()
+        if observation is not None:
+            observation.end("OK", duration_s)
 
-    def failed(self, error: ServiceError, began: float) -> statuses.Status:
+    def failed(self, error: ServiceError, began: float, observation: Observation | None) -> statuses.Status:
         """Returns the status to answer with."""
         status = statuses.of(error)
-        self._duration.observe(time.monotonic() - began)
+        duration_s = time.monotonic() - began
+        self._duration.observe(duration_s)
         self._requests.labels(self.method, status.code.name).inc()
         self._rejected.labels(error.reason).inc()
-        return status
+        if observation is None:
+            return status
+        observation.end(status.code.name, duration_s, error.reason)
+        return replace(status, trailing_metadata=(*status.trailing_metadata, *observation.trailing_metadata))
 
 
 def server_options(limits: Limits, *, share_port: bool) -> list[tuple[str, int]]:

@@ -19,6 +19,7 @@ from hourglass.jobs import Call, Deadline, Job, Limits, OnExecution, Part, Progr
 from hourglass.merging import Merger
 from hourglass.results import Denoised, Interpolation, ModelCard, Reconstruction
 from hourglass.tensors import Array
+from hourglass.tracing import with_trace
 
 Result = TypeVar("Result")
 
@@ -28,7 +29,7 @@ class AsyncClient:
 
     It belongs to the event loop that it was made in. Calls of few rows that are made at the same time share messages
     (but for `interpolate`), at most `max_in_flight` of which are under way. A call whose task is cancelled cancels its
-    messages, unless others share them.
+    messages, unless others share them. A message that calls share is in the trace of the first of them.
     """
 
     def __init__(
@@ -215,7 +216,7 @@ class AsyncClient:
     async def _call(self, method: str, request: Any, deadline: Deadline, where: str = "") -> Any:
         try:
             response = await getattr(next(self._stubs), method)(
-                request, timeout=deadline.remaining_s(), metadata=self._metadata
+                request, timeout=deadline.remaining_s(), metadata=with_trace(self._metadata)
             )
         except grpc.aio.AioRpcError as error:
             raise self._error(error, where) from error

@@ -18,6 +18,7 @@ from hourglass.errors import Closed, HourglassError, from_rpc
 from hourglass.jobs import Call, Deadline, Job, Limits, OnExecution, Part, Progress
 from hourglass.results import Denoised, Interpolation, ModelCard, Reconstruction
 from hourglass.tensors import Array
+from hourglass.tracing import with_trace
 
 Result = TypeVar("Result")
 
@@ -40,6 +41,8 @@ class Client:
     the rows or latents of the answer are written to and that is returned. `progress`: called with the rows done and
     the rows in all after each message. `on_execution`: called once, with the `Execution`. Both are called in the
     calling thread.
+
+    In a program that uses OpenTelemetry, the service's spans lie under the span that is current at the call.
 
     Raises ValueError for arguments that break a rule and OSError for TLS files that cannot be read. Calls raise
     `HourglassError` and nothing else; after one has failed, what was written to `out` is undefined.
@@ -244,7 +247,9 @@ class Client:
 
     def _call(self, method: str, request: Any, deadline: Deadline) -> Any:
         try:
-            return getattr(next(self._stubs), method)(request, timeout=deadline.remaining_s(), metadata=self._metadata)
+            return getattr(next(self._stubs), method)(
+                request, timeout=deadline.remaining_s(), metadata=with_trace(self._metadata)
+            )
         except grpc.RpcError as error:
             raise self._error(error) from error
         except ValueError as error:
@@ -253,7 +258,7 @@ class Client:
     def _begin(self, method: str, request: Any, deadline: Deadline) -> Any:
         try:
             return getattr(next(self._stubs), method).future(
-                request, timeout=deadline.remaining_s(), metadata=self._metadata
+                request, timeout=deadline.remaining_s(), metadata=with_trace(self._metadata)
             )
         except ValueError as error:
             raise self._closed_error(error) from error

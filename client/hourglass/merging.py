@@ -11,6 +11,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -21,12 +22,13 @@ Send = Callable[[str, Any, Deadline], Awaitable[Any]]
 
 
 class _Member:
-    """One call that waits. `alone`: not to be merged with others again."""
+    """One call that waits, with the context that it was made in. `alone`: not to be merged with others again."""
 
     def __init__(self, job: Job[Any], deadline: Deadline) -> None:
         self.job = job
         self.deadline = deadline
         self.alone = False
+        self.context = copy_context()
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: BaseException) -> None:
@@ -75,7 +77,7 @@ class Merger:
             if queue:
                 self._waiting[key] = queue
             if members:
-                message = asyncio.get_running_loop().create_task(self._message(members))
+                message = asyncio.get_running_loop().create_task(self._message(members), context=members[0].context)
                 self._messages.add(message)
                 message.add_done_callback(self._ended)
                 for member in members:

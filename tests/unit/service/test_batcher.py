@@ -6,11 +6,11 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.batcher import MAX_OUTSTANDING_BATCHES, Batch, Batcher, Request
+from service.batcher import MAX_BACKGROUND_ROWS, MAX_OUTSTANDING_BATCHES, Batch, Batcher, Request
 from service.errors import Overloaded, TooLarge, Unavailable
 
 
@@ -238,6 +238,81 @@ def test_after_refuse_what_waits_is_run_and_nothing_is_admitted() -> None:
 def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="max_batch_rows"):
         batcher(max_batch_rows=8, max_queue_rows=4)
+
+
+def test_the_background_is_run_when_nothing_else_waits_or_runs() -> None:
+    subject, waits, shadow = batcher(), request(1), request(2, operation="shadow")
+    subject.admit(waits, 0.0)
+    assert subject.admit_background(shadow, 0.0)
+    assert subject.next_background() is None, "another request waits"
+    batch = subject.next_batch(0.0)
+    assert batch is not None
+    assert not batch.background
+    assert subject.next_background() is None, "another batch runs"
+    subject.complete(batch, now=0.0, run_s=0.0)
+    background = subject.next_background()
+    assert taken(background) == {shadow: 2}
+    assert background is not None
+    assert background.background
+    assert subject.complete(background, now=0.0, run_s=0.0) == [shadow]
+    assert subject.next_background() is None
+
+
+def test_a_full_background_takes_no_more_and_can_be_dropped() -> None:
+    subject = batcher(max_batch_rows=64, max_queue_rows=64)
+    waiting = [request(1) for _ in range(MAX_BACKGROUND_ROWS)]
+    assert all(subject.admit_background(one, 0.0) for one in waiting)
+    assert not subject.admit_background(request(1), 0.0)
+    assert subject.refuse_background() == waiting
+    assert subject.next_background() is None
+    assert not subject.admit_background(request(1), 0.0)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("admit"), st.integers(1, 9)),
+            st.tuples(st.just("shadow"), st.integers(1, 4)),
+            st.tuples(st.just("take"), st.just(0)),
+            st.tuples(st.just("complete"), st.just(0)),
+        ),
+        max_size=40,
+    )
+)
+@settings(deadline=None)
+def test_what_waits_in_the_background_changes_no_batch_of_the_others(steps: list[tuple[str, int]]) -> None:
+    """Two batchers get the same requests, one of them shadows too: whatever it does, its batches are the same, and the
+    background is run only where the other batcher has nothing."""
+    pairs = with_shadow, without = batcher(), batcher()
+    twins: dict[Request, Request] = {}
+    out: list[tuple[Batch[Request], Batch[Request]]] = []
+    for step, rows in steps:
+        if step == "admit":
+            requests = request(rows), request(rows)
+            twins[requests[0]] = requests[1]
+            refused = []
+            for subject, one in zip(pairs, requests, strict=True):
+                try:
+                    subject.admit(one, 0.0)
+                except Overloaded:
+                    refused.append(one)
+            assert len(refused) in (0, 2)
+        elif step == "shadow":
+            with_shadow.admit_background(request(rows, operation="shadow"), 0.0)
+        elif step == "take":
+            batches = with_shadow.next_batch(0.0), without.next_batch(0.0)
+            assert (batches[0] is None) == (batches[1] is None)
+            if batches[0] is not None and batches[1] is not None:
+                assert {twins[one]: count for one, count in taken(batches[0]).items()} == taken(batches[1])
+                out.append((batches[0], batches[1]))
+            elif (background := with_shadow.next_background()) is not None:
+                assert not out
+                assert without.queued_rows == 0
+                with_shadow.complete(background, now=0.0, run_s=0.0)
+        elif out:
+            for subject, batch in zip(pairs, out.pop(0), strict=True):
+                subject.complete(batch, now=0.0, run_s=0.0)
+    assert with_shadow.queued_rows == without.queued_rows
 
 
 class BatcherMachine(RuleBasedStateMachine):

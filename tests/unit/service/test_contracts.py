@@ -36,10 +36,12 @@ ALLOWED = {
         "certificates",
         "security",
         "healthcheck",
+        "tracing",
     },
     "grpc_health": {"server", "healthcheck"},
     "grpc_reflection": {"server", "listener"},
     "onnxruntime": {"session"},
+    "opentelemetry": {"tracing"},
     "torch": set(),
     "training": set(),
     "hourglass": set(),
@@ -131,7 +133,14 @@ def test_a_status_carries_the_reason_and_when_to_retry() -> None:
 
 
 # Values of settings that are not free; the others take numbers, or have choices.
-VALUES = {"workers": ("11", "12"), "versions": ("latest:1", "latest:2"), "admin_address": ("unix:/a", "[::1]:0")}
+VALUES = {
+    "workers": ("11", "12"),
+    "versions": ("latest:1", "latest:2"),
+    "admin_address": ("unix:/a", "[::1]:0"),
+    "shadow_share": ("0.25", "0.5"),
+    "access_log_share": ("0.25", "0.5"),
+    "otel_endpoint": ("http://a:1", "https://b:2"),
+}
 # What some settings are nothing without.
 WITH = {"tls_cert": {"tls_key": "1"}, "tls_key": {"tls_cert": "1"}, "tls_client_ca": {"tls_cert": "1", "tls_key": "1"}}
 
@@ -169,6 +178,13 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
         ),
         (["--admin-address", "a.example:1", "--tokens", "t"], {}, "needs --tls-client-ca, or --tls-cert and --tokens"),
         (["--admin-address", "[::]:1", "--tls-cert", "c", "--tls-key", "k"], {}, "needs --tls-client-ca"),
+        (["--shadow-share", "1.5"], {}, "--shadow-share: must be at most 1; got 1.5"),
+        (["--access-log-share", "nan"], {}, "--access-log-share: must be at most 1; got nan"),
+        (
+            [],
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "a:4317"},
+            "--otel-endpoint: must be http://host:port or https://host:port",
+        ),
         (["--drain-s", "-1"], {}, "--drain-s: must be at least 0; got -1.0"),
     ],
 )
@@ -212,7 +228,7 @@ def test_metric_names_are_the_contract() -> None:
             "rpc_requests", "rpc_duration_seconds", "rows", "phase_duration_seconds", "batch_rows",
             "batch_padding_rows", "queue_rows", "requests_in_flight", "rejected_requests", "model_info",
             "model_load_duration_seconds", "model_ready", "transport_info", "stream_messages", "reconstruction_error", "novel_rows",
-            "certificate_expiry_timestamp_seconds",
+            "certificate_expiry_timestamp_seconds", "shadow_dropped_rows",
         )
     }  # fmt: skip
 

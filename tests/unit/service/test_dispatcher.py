@@ -58,9 +58,20 @@ class Harness:
         )
 
     def submit(self, *values: float, deadline: float = math.inf, caller: str = "a") -> tuple[Job, Future[Result]]:
-        return self.submit_rows(np.array([[value, value + 0.5] for value in values], np.float32), deadline, caller)
+        job, future = self.prepared(*values, deadline=deadline, caller=caller)
+        self.dispatcher.submit(job)
+        return job, future
 
     def submit_rows(self, rows: Array, deadline: float = math.inf, caller: str = "a") -> tuple[Job, Future[Result]]:
+        job, future = self._job(rows, deadline, caller)
+        self.dispatcher.submit(job)
+        return job, future
+
+    def prepared(self, *values: float, deadline: float = math.inf, caller: str = "a") -> tuple[Job, Future[Result]]:
+        """A job that is not submitted yet."""
+        return self._job(np.array([[value, value + 0.5] for value in values], np.float32), deadline, caller)
+
+    def _job(self, rows: Array, deadline: float, caller: str) -> tuple[Job, Future[Result]]:
         future: Future[Result] = Future()
 
         def done(outcome: Result | ServiceError) -> None:
@@ -71,7 +82,6 @@ class Harness:
                 future.set_result(outcome)
 
         job = Job(operation="double", row_count=len(rows), caller=caller, deadline=deadline, rows=rows, done=done)
-        self.dispatcher.submit(job)
         return job, future
 
     def value(self, name: str, **labels: str) -> float | None:

@@ -39,6 +39,9 @@ class Work:
     def schedule(self, step: Callable[[], bool]) -> None:
         self.steps.append(step)
 
+    def schedule_idle(self, step: Callable[[], object]) -> None:
+        raise AssertionError("nothing here is for idle times")
+
 
 class OneModel:
     """The repository of one model."""
@@ -55,6 +58,7 @@ class OneModel:
 
 class FakeCall:
     deadline = float("inf")
+    observation = None
 
     def __init__(self, caller: str, grant: Grant | None = None) -> None:
         self.caller = caller

@@ -68,6 +68,7 @@ class FakeSession:
 
 class FakeCall:
     grant = None
+    observation = None
 
     def __init__(self, *, caller: str = "test", deadline: float = float("inf")) -> None:
         self.caller = caller
@@ -273,6 +274,9 @@ class FakeWork:
 
     def schedule(self, step: Callable[[], bool]) -> None:
         self.step = step
+
+    def schedule_idle(self, step: Callable[[], object]) -> None:
+        raise AssertionError("there is no shadow here")
 
 
 def test_one_row_of_another_caller_does_not_wait_for_all_the_rows_of_the_first(

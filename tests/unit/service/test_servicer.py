@@ -61,6 +61,7 @@ class Answering:
 class FakeCall:
     caller = "test"
     grant = None
+    observation = None
     deadline = float("inf")
 
     def __init__(self) -> None:

@@ -57,3 +57,26 @@ def test_every_signal_is_waited_for_once_and_the_handlers_come_back() -> None:
         assert signals.pending()
         assert [signals.wait(0.0), signals.wait(0.0), signals.wait(0.0)] == [signal.SIGTERM, signal.SIGINT, None]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_sigusr1_is_acted_upon_and_stops_nothing() -> None:
+    toggles: list[None] = []
+    with Signals() as signals:
+        signals.on_toggle = lambda: toggles.append(None)
+        signal.raise_signal(signal.SIGUSR1)
+        assert not signals.pending()
+        assert len(toggles) == 1
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+            signal.raise_signal(number)
+        assert signals.wait(30.0) == signal.SIGTERM
+        assert signals.wait(0.0) is None
+        assert len(toggles) == 3
+
+
+def test_a_wait_goes_on_after_sigusr1_until_its_time_is_up() -> None:
+    with Signals() as signals:
+        sender = threading.Timer(0.01, os.kill, args=(os.getpid(), signal.SIGUSR1))
+        signals.on_toggle = lambda: signal.raise_signal(signal.SIGTERM)
+        sender.start()
+        assert signals.wait(30.0) == signal.SIGTERM
+        sender.join()

@@ -21,6 +21,7 @@ from service.completion_queue import CompletionQueueTransport
 from service.errors import Cancelled, NotFound
 from service.guard import Guard
 from service.metrics import Metrics
+from service.observation import Observer
 from service.threaded import ThreadedTransport
 from service.transport import Limits, Transport
 
@@ -37,10 +38,12 @@ def make(
     limits: Limits = LIMITS,
     registry: CollectorRegistry,
     guard: Guard | None = None,
+    observer: Observer | None = None,
 ) -> Transport:
+    metrics = Metrics(registry)
     if kind == "threaded":
-        return ThreadedTransport(threads=threads, limits=limits, metrics=Metrics(registry), guard=guard)
-    return CompletionQueueTransport(limits=limits, metrics=Metrics(registry), guard=guard)
+        return ThreadedTransport(threads=threads, limits=limits, metrics=metrics, guard=guard, observer=observer)
+    return CompletionQueueTransport(limits=limits, metrics=metrics, guard=guard, observer=observer)
 
 
 class Harness:
@@ -54,13 +57,16 @@ class Harness:
         limits: Limits = LIMITS,
         credentials: grpc.ServerCredentials | None = None,
         guard: Guard | None = None,
+        observer: Observer | None = None,
         before_start: Callable[[grpc.Server], None] = lambda server: None,
     ) -> None:
         self.registry = CollectorRegistry()
         self.calls: list[tuple[int, Call]] = []
         self.came = threading.Semaphore(0)
         self.on_call: Callable[[Int64Value, Call], None] = lambda request, call: None
-        self.transport = make(kind, threads=threads, limits=limits, registry=self.registry, guard=guard)
+        self.transport = make(
+            kind, threads=threads, limits=limits, registry=self.registry, guard=guard, observer=observer
+        )
         self.transport.add_service(
             SERVICE,
             {
@@ -620,3 +626,31 @@ def test_a_broken_private_layer_is_found_by_the_self_test(monkeypatch: pytest.Mo
     monkeypatch.setattr(completion_queue, "_SELF_TEST_S", 1.0)
     monkeypatch.setattr(completion_queue._Call, "answer", lambda self, build: self.fail(NotFound("BROKEN", "broken")))
     assert "its self-test on grpcio" in (completion_queue.why_not() or "")
+
+
+def test_idle_work_is_done_when_there_is_no_other() -> None:
+    harness = Harness("completion-queue")
+    work = harness.transport.work
+    assert work is not None
+    done: list[str] = []
+    idle = threading.Event()
+
+    def step() -> bool:
+        done.append("work")
+        return len(done) < 5
+
+    def idle_step() -> None:
+        done.append("idle")
+        idle.set()
+
+    def schedule(request: Int64Value, call: Call) -> None:
+        work.schedule_idle(idle_step)
+        work.schedule(step)
+        call.answer(lambda: request)
+
+    harness.on_call = schedule
+    harness.square(Int64Value(value=3), timeout=WAIT_S)
+    harness.calls.clear()
+    assert idle.wait(WAIT_S)
+    harness.close()
+    assert done == ["work"] * 5 + ["idle"]
