@@ -182,7 +182,7 @@ def test_what_is_prepared_is_seen_when_it_is_applied_and_not_when_it_is_discarde
     registry: CollectorRegistry, tmp_path: Path
 ) -> None:
     changes: list[tuple[str, bool]] = []
-    call: Any = SimpleNamespace(caller="test", deadline=float("inf"))
+    call: Any = SimpleNamespace(caller="test", deadline=float("inf"), observation=None)
     repository = Repository(
         models=tmp_path, device=Device(provider=CPU), threads=1, max_batch_rows=4, max_queue_rows=16,
         metrics=Metrics(registry), on_change=lambda name, served: changes.append((name, served)),
