@@ -51,12 +51,14 @@ M = TypeVar("M", bound=Message)
 class Method(Generic[M]):
     """One RPC: how to read a request, and what to do with it. `handle` may raise any error.
 
-    Of a bidirectional `stream` every message is a call of its own, answered by one message, in any order.
+    Of a bidirectional `stream` every message is a call of its own, answered by one message: as soon as it can be, or,
+    where they are `ordered`, when all that came before are answered.
     """
 
     parse: Callable[[bytes], M]
     handle: Callable[[M, Call], None]
     stream: bool = False
+    ordered: bool = False
 
 
 def allows(call: Call, name: str) -> bool:

@@ -482,7 +482,8 @@ class _Stream(_Rpc):
     __slots__ = ("_bytes", "_calls", "_half_closed", "_outbox", "_receiving", "_sending")
 
     def begin(self) -> None:
-        self._calls: dict[_StreamCall, None] = {}  # not answered yet
+        # Not answered yet, in the order in which they came; or answered, and others are to be answered before.
+        self._calls: dict[_StreamCall, bytes | None] = {}
         self._outbox: deque[tuple[bytes, int]] = deque()  # answers, and the bytes of what they answer
         self._bytes = 0
         self._half_closed = self._receiving = self._sending = False
@@ -527,19 +528,38 @@ class _Stream(_Rpc):
         self._pending -= 1
         if event.batch_operations[0].cancelled():
             self._cancelled = True
-            self._outbox.clear()
+            self._drop_answers()
             for call in tuple(self._calls):
                 call.cancel()
         self._go_on()
 
     def answered(self, call: _StreamCall, message: bytes) -> None:
-        del self._calls[call]
         if self._cancelled or self._answered:
+            del self._calls[call]
             self._bytes -= call.bytes
         else:
             self._bytes += len(message)
-            self._outbox.append((message, call.bytes + len(message)))
+            self._calls[call] = message
+            if self._method.ordered:
+                self._release_in_order()
+            else:
+                self._release(call, message)
         self._go_on()
+
+    def _release_in_order(self) -> None:
+        while self._calls:
+            call, message = next(iter(self._calls.items()))
+            if message is None:
+                return
+            self._release(call, message)
+
+    def _release(self, call: _StreamCall, message: bytes) -> None:
+        del self._calls[call]
+        self._outbox.append((message, call.bytes + len(message)))
+
+    def _drop_answers(self) -> None:
+        self._outbox.clear()
+        self._calls = {call: None for call, message in self._calls.items() if message is None}
 
     def failed(self, call: _StreamCall, error: ServiceError) -> None:
         del self._calls[call]
@@ -569,12 +589,12 @@ class _Stream(_Rpc):
         self._pending -= 1
         self._sending = False
         if not event.success:
-            self._outbox.clear()
+            self._drop_answers()
         self._go_on()
 
     def _end_with(self, error: ServiceError) -> None:
         status = self._failed(error)
-        self._outbox.clear()
+        self._drop_answers()
         if self._admitted:
             self._end(status)
         else:

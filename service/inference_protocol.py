@@ -57,7 +57,8 @@ class InferenceProtocol:
         """The RPCs by name."""
 
         def method(request: Any, handler: Callable[[Any, Call], None], *, stream: bool = False) -> Method[Any]:
-            return Method(parse=request.FromString, handle=handler, stream=stream)
+            # Clients of Triton's streams take answers to be in the order of their requests.
+            return Method(parse=request.FromString, handle=handler, stream=stream, ordered=stream)
 
         return {
             "ServerLive": method(messages.LiveRequest, self.server_live),

@@ -260,7 +260,8 @@ class _Stream:
         self.deadline = _deadline(context)
         self._outbox: SimpleQueue[Any] = SimpleQueue()
         self._room = threading.Condition()
-        self._calls: set[_StreamCall] = set()  # accepted, and not sent yet
+        # Accepted, not sent yet, in the order in which they came; with the answers that wait for others before them.
+        self._calls: dict[_StreamCall, Callable[[], Message] | None] = {}
         self._bytes = 0
         self._closed = False
         self._draining = False
@@ -287,10 +288,26 @@ class _Stream:
             elif isinstance(what, ServiceError):
                 raise what
             elif what is not _DRAIN:
-                call, build = what
-                response = _serialise(build)
-                yield response
-                self._finish(call)
+                for call, build in self._sendable(*what):
+                    response = _serialise(build)
+                    yield response
+                    self._finish(call)
+
+    def _sendable(
+        self, call: _StreamCall, build: Callable[[], Message]
+    ) -> Iterator[tuple[_StreamCall, Callable[[], Message]]]:
+        """What may be sent, now that `call` is answered; each is finished before the next is asked for."""
+        if not self._method.ordered:
+            yield call, build
+            return
+        with self._room:
+            self._calls[call] = build
+        while True:
+            with self._room:
+                first = next(iter(self._calls.items()), None)
+            if first is None or first[1] is None:
+                return
+            yield first[0], first[1]
 
     def leave(self) -> None:
         """Read no more; what is not answered yet is for nobody."""
@@ -316,7 +333,7 @@ class _Stream:
                 with self._room:
                     if self._closed or self._draining:
                         break
-                    self._calls.add(call)
+                    self._calls[call] = None
                     self._bytes += call.bytes
                 perform(self._method, request, call)
         except grpc.RpcError:
@@ -336,7 +353,7 @@ class _Stream:
 
     def _finish(self, call: _StreamCall) -> None:
         with self._room:
-            self._calls.discard(call)
+            self._calls.pop(call, None)
             self._bytes -= call.bytes
             self._room.notify()
 

@@ -388,10 +388,8 @@ def _describe(detail: Any) -> str:
     if len(path) > 1 and path[0] in ("network", "corruption", "penalty", "procedure"):
         del path[1]
     message = str(detail["msg"]).removeprefix("Value error, ")
-    if not path or detail["type"] == "value_error":  # a rule about a combination names its keys itself
-        return message
-    if detail["type"] == "value_error":
-        return f"{'.'.join(path)}.{message}"
+    if detail["type"] == "value_error":  # a rule about a combination names its keys itself, from where it stands
+        return message if not path or message.startswith(f"{path[0]}.") else f"{'.'.join(path)}.{message}"
     if detail["type"] == "extra_forbidden":
         message = "unknown key"
     return f"{'.'.join(path)}: {message}; got {detail['input']!r}"

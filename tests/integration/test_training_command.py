@@ -92,7 +92,7 @@ def test_list_names_every_recipe_and_help_teaches(tmp_path: Path) -> None:
         (["export", "deep"], "train one first"),
         (["report", "deep", "--run", "nowhere"], "recipe.json: cannot be read"),
         (["resume", "nowhere"], "nowhere: has no checkpoint"),
-        (["compare", "nowhere"], "recipe.json: cannot be read"),
+        (["compare", "nowhere"], "nowhere: has no checkpoint"),
     ],
 )
 def test_a_mistake_is_one_line_not_a_traceback(arguments: list[str], words: str, tmp_path: Path) -> None:

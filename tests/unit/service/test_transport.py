@@ -72,6 +72,7 @@ class Harness:
             {
                 "Square": Method(parse=Int64Value.FromString, handle=self._handle),
                 "Squares": Method(parse=Int64Value.FromString, handle=self._handle, stream=True),
+                "InOrder": Method(parse=Int64Value.FromString, handle=self._handle, stream=True, ordered=True),
             },
         )
         before_start(self.transport.server)
@@ -122,6 +123,10 @@ def harness(kind: str) -> Iterator[Harness]:
     subject = Harness(kind)
     yield subject
     subject.close()
+
+
+def in_order_of(channel: grpc.Channel) -> Any:
+    return channel.stream_stream(f"/{SERVICE}/InOrder", Int64Value.SerializeToString, Int64Value.FromString)
 
 
 def answer_now(request: Int64Value, call: Call) -> None:
@@ -344,6 +349,49 @@ def test_a_stream_answers_in_the_order_of_completion(harness: Harness) -> None:
     inbox.put(None)
     assert list(answers) == []
     assert harness.requests("OK", "Squares") == 1
+
+
+def test_an_ordered_stream_answers_in_the_order_of_its_messages(harness: Harness) -> None:
+    inbox: SimpleQueue[Int64Value | None] = SimpleQueue()
+    answers = in_order_of(harness.channel)(iter(inbox.get, None), timeout=WAIT_S)
+    for value in (2, 3, 4):
+        inbox.put(Int64Value(value=value))
+        assert harness.came.acquire(timeout=WAIT_S)
+    for value, call in (harness.calls[2], harness.calls[0], harness.calls[1]):
+        call.answer(lambda value=value: Int64Value(value=value * value))  # type: ignore[misc]
+    assert [next(answers).value for _ in range(3)] == [4, 9, 16]
+    harness.calls.clear()
+    harness.on_call = answer_now
+    for value in range(20):
+        inbox.put(Int64Value(value=value))
+    inbox.put(None)
+    assert [answer.value for answer in answers] == [value * value for value in range(20)]
+    assert harness.requests("OK", "InOrder") == 1
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_answers_that_wait_for_their_turn_hold_nothing_when_their_stream_ends(harness: Harness, how: str) -> None:
+    inbox: SimpleQueue[Int64Value | None] = SimpleQueue()
+    answers = in_order_of(harness.channel)(iter(inbox.get, None), timeout=WAIT_S)
+    for value in (2, 3):
+        inbox.put(Int64Value(value=value))
+        assert harness.came.acquire(timeout=WAIT_S)
+    (_, first), (_, second) = harness.calls
+    gone = threading.Event()
+    first.on_cancel(gone.set)
+    second.answer(lambda: Int64Value(value=9))
+    if how == "cancelled":
+        answers.cancel()
+        assert gone.wait(WAIT_S)
+        first.fail(Cancelled("CANCELLED", "nobody waits"))
+    else:
+        first.fail(NotFound("NONE", "none"))
+    with pytest.raises(grpc.RpcError) as caught:
+        list(answers)
+    assert caught.value.code() is getattr(grpc.StatusCode, {"cancelled": "CANCELLED", "failed": "NOT_FOUND"}[how])  # type: ignore[attr-defined]
+    harness.calls.clear()
+    inbox.put(None)
+    # The fixture's stop waits for every call that is held.
 
 
 def test_a_stream_of_many_messages_answers_each_once(harness: Harness) -> None:
