@@ -107,6 +107,7 @@ class Batcher(Generic[R]):
             raise ValueError(f"need 1 <= max_batch_rows <= max_queue_rows, got {max_batch_rows} and {max_queue_rows}")
         self.max_batch_rows = max_batch_rows
         self.max_queue_rows = max_queue_rows
+        self.max_background_rows = min(MAX_BACKGROUND_ROWS, max_batch_rows)
         self.queued_rows = 0
         self._batch_count = 0
         self._queues: dict[str, _Queue[R]] = {}
@@ -162,11 +163,9 @@ class Batcher(Generic[R]):
 
     def admit_background(self, request: R, now: float) -> bool:
         """Let a request wait until there is nothing else to do. All such requests have one operation. False where it is
-        not admitted: more than MAX_BACKGROUND_ROWS rows would wait so."""
+        not admitted: more than `max_background_rows` rows would wait so."""
         waiting_rows = sum(other.row_count for other in self._background)
-        if self._refusing_background or waiting_rows + request.row_count > min(
-            MAX_BACKGROUND_ROWS, self.max_batch_rows
-        ):
+        if self._refusing_background or waiting_rows + request.row_count > self.max_background_rows:
             return False
         request.admitted_at = now
         self._background.append(request)

@@ -138,6 +138,10 @@ class Dispatcher:
     def queued_rows(self) -> int:
         return self._batcher.queued_rows
 
+    @property
+    def max_background_rows(self) -> int:
+        return self._batcher.max_background_rows
+
     def submit(self, job: Job) -> None:
         """Admit a job. Raises Overloaded, TooLarge or Unavailable; then `done` is not called."""
         with self._lock:

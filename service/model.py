@@ -142,6 +142,7 @@ class ServedModel:
         if shadow_share and "OPERATION_RECONSTRUCT" in self._operations:
             self._shadow = Shadow(
                 Sample(shadow_share, np.random.default_rng()),
+                most_rows=self._dispatcher.max_background_rows,
                 submit=self._submit_background,
                 on_errors=lambda errors: self._watch(ENCODE, errors),
                 dropped=metrics.shadow_dropped_rows.labels(self.name),

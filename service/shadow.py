@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Counter
 
-from service.batcher import MAX_BACKGROUND_ROWS
 from service.dispatcher import Job, Result
 from service.errors import ServiceError
 from service.tensors import Array, Rows
@@ -40,18 +39,21 @@ class Sample:
 
 
 class Shadow:
-    """`submit` admits a job to the dispatcher's background or returns False; `on_errors` is given the reconstruction
-    errors [B] of rows, in any order. Rows that are drawn and not run are counted by `dropped`."""
+    """`submit` admits a job of at most `most_rows` rows to the dispatcher's background or returns False; `on_errors` is
+    given the reconstruction errors [B] of rows, in any order. Rows that are drawn and not run are counted by `dropped`.
+    """
 
     def __init__(
         self,
         sample: Sample,
         *,
+        most_rows: int,
         submit: Callable[[Job], bool],
         on_errors: Callable[[Rows], None],
         dropped: Counter,
     ) -> None:
         self._sample = sample
+        self._most_rows = most_rows
         self._submit = submit
         self._on_errors = on_errors
         self._dropped = dropped
@@ -61,7 +63,7 @@ class Shadow:
         drawn = self._sample.draw(len(rows))
         if not len(drawn):
             return
-        kept = drawn[:MAX_BACKGROUND_ROWS]
+        kept = drawn[: self._most_rows]
         if len(kept) < len(drawn):
             self._dropped.inc(len(drawn) - len(kept))
 
