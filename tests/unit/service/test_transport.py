@@ -388,7 +388,7 @@ def test_answers_that_wait_for_their_turn_hold_nothing_when_their_stream_ends(ha
         first.fail(NotFound("NONE", "none"))
     with pytest.raises(grpc.RpcError) as caught:
         list(answers)
-    assert caught.value.code() is getattr(grpc.StatusCode, {"cancelled": "CANCELLED", "failed": "NOT_FOUND"}[how])  # type: ignore[attr-defined]
+    assert caught.value.code() is getattr(grpc.StatusCode, {"cancelled": "CANCELLED", "failed": "NOT_FOUND"}[how])
     harness.calls.clear()
     inbox.put(None)
     # The fixture's stop waits for every call that is held.
