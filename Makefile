@@ -19,7 +19,7 @@ IMAGE = hourglass:$(VERSION)$(if $(filter gpu,$(DEVICE)),-gpu)
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-oldest check format proto train zoo bench reproduce gpu-test image image-test clean
+.PHONY: help run demo test test-oldest check format proto train zoo chaos bench reproduce gpu-test image image-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ train: $(VENV)/develop ## train one recipe: make train RECIPE=conv ARGS="--data 
 
 zoo: $(VENV)/develop ## train, export and report all recipes into models/
 	$(BIN)/python -m training zoo $(ARGS)
+
+chaos: $(VENV)/develop ## break things under load, for a long time (ARGS="reloads overload --json FILE", --short, --help)
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(VENV)/develop ## measure the service beside its limits and peers (needs h2load: apt-get install nghttp2-client)
 	$(BIN)/python -m benchmarks.serving $(ARGS)

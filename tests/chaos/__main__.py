@@ -46,13 +46,22 @@ def main() -> int:
             except Exception as error:  # the others are to run too
                 fault = f"{type(error).__name__}: {error}"
         took_s = time.monotonic() - began
-        text = ", ".join(f"{key} {value:,.4g}" if value < 1000 else f"{key} {value:,.0f}" for key, value in figures.items())
+        text = ", ".join(
+            f"{key} {value:,.4g}" if value < 1000 else f"{key} {value:,.0f}" for key, value in figures.items()
+        )
         held = "no" if fault else "yes"
         print(f"| {name} | {length:,} {scenario.unit} | {took_s:.1f} | {held} | {text} |", flush=True)
         if fault:
             print(f"{name}: {fault}", file=sys.stderr, flush=True)
         results.append(
-            {"scenario": name, "length": length, "unit": scenario.unit, "seconds": took_s, "figures": figures, "fault": fault}
+            {
+                "scenario": name,
+                "length": length,
+                "unit": scenario.unit,
+                "seconds": took_s,
+                "figures": figures,
+                "fault": fault,
+            }
         )
     if arguments.json is not None:
         about = {

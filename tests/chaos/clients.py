@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -67,7 +68,8 @@ def slow_readers(folder: Path, count: int) -> dict[str, float]:
     """Streams whose client sends what it may and reads nothing; so many. At last they read, and nothing is missing."""
     tiny.write(folder)
     messages = 200
-    with ServerProcess(folder, "--max-stream-requests", "16") as server, ExitStack() as stack:
+    limits = ("--max-stream-requests", "16", "--max-queue-rows", "1000000")
+    with ServerProcess(folder, *limits) as server, ExitStack() as stack:
         rows = [unlike_any(500) for _ in range(messages)]
         requests = [
             pb.StreamRequest(id=number, decode=pb.DecodeRequest(model=TINY, latents=tensor(tiny.encode(sent))))
@@ -113,7 +115,7 @@ def slow_loris(folder: Path, count: int) -> dict[str, float]:
             load.wait_for_more(200)
             opened = stack.enter_context(channel(server.address))
             leave: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-            call = opened.stream_unary(ENCODE)
+            call: Any = opened.stream_unary(ENCODE)
             calls = [call.future(iter(leave.get, None)) for _ in range(count)]
             wait_until(
                 lambda: server.metric("autoencoder_requests_in_flight") >= count, "the calls do not reach the service"
@@ -189,7 +191,7 @@ def overload(folder: Path, seconds: int) -> dict[str, float]:
 
 
 def _times(call: Callable[[], None], seconds: float) -> list[float]:
-    times = []
+    times: list[float] = []
     until = time.monotonic() + seconds
     while not times or time.monotonic() < until:
         began = time.monotonic()
@@ -228,7 +230,7 @@ class _Wave:
         call = self._stub.Encode.future(request, timeout=CALL_S)
         call.add_done_callback(lambda call: self._done(number, call, time.monotonic() - began))
 
-    def _done(self, number: int, call: grpc.Future, took_s: float) -> None:
+    def _done(self, number: int, call: Any, took_s: float) -> None:
         with self._changed:
             try:
                 self._answers.append((number, call.result()))
@@ -268,14 +270,13 @@ def requests_of_every_kind(address: str, count: int) -> int:
         while done < count:
             for operation in OPERATIONS:
                 operation(client, 64, timeout_s=CALL_S)
-            for bad in (lambda: client.encode("tiny", wrong_shape), lambda: client.encode("nobody", rows)):
+            for name, wrong in (("tiny", wrong_shape), ("nobody", rows)):
                 with suppress(HourglassError):
-                    bad()
+                    client.encode(name, wrong)
                 failed += 1
             with suppress(DeadlineExceeded):
                 client.reconstruct("tiny", rows, timeout_s=0.001)
-            cancelled = stub.Encode.future(encode)
-            cancelled.cancel()
+            stub.Encode.future(encode).cancel()
 
             def messages() -> Iterator[pb.StreamRequest]:
                 for number in range(40):

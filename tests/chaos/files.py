@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
 
-from hourglass import TLS, AdminClient, Client, HourglassError, Unavailable, Unsupported
+from hourglass import TLS, AdminClient, Client, Unavailable, Unsupported
 from service import packages
 from tests import tiny
 from tests.chaos.load import CALL_S, Load, assert_clean_end, assert_serves, wait_until

@@ -13,7 +13,7 @@ grpc_core.poll_connections(os.environ)
 from service import __main__, completion_queue  # noqa: E402
 from service.calls import Method, perform  # noqa: E402
 
-_KEPT = []
+_KEPT: list[bytes] = []
 
 
 def _perform(method: Method[Any], request: bytes, call: Any) -> None:
@@ -22,5 +22,5 @@ def _perform(method: Method[Any], request: bytes, call: Any) -> None:
 
 
 if __name__ == "__main__":
-    completion_queue.perform = _perform
+    vars(completion_queue)["perform"] = _perform
     sys.exit(__main__.main())

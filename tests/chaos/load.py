@@ -64,7 +64,7 @@ def reconstruct_and_check(client: Client, count: int, **options: Any) -> None:
 def interpolate_and_check(client: Client, count: int, **options: Any) -> None:
     start, end = unlike_any(count), unlike_any(count)
     path = client.interpolate("tiny", start, end, steps=3, **options).rows
-    middle = (tiny.encode(start) + tiny.encode(end)) / 2
+    middle = (tiny.encode(start) + tiny.encode(end)) / np.float32(2)
     check(path[:, 1], tiny.decode(middle))
 
 
