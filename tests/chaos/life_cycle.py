@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from hourglass import AdminClient, HourglassError, Unavailable
+from hourglass import AdminClient, Cancelled, HourglassError, Unavailable
 from tests import tiny
 from tests.chaos.load import CALL_S, Load, assert_clean_end, assert_serves, wait_until
 from tests.integration.serving import ServerProcess
@@ -54,7 +54,7 @@ def stops_of_one_of_two(folder: Path, count: int) -> dict[str, float]:
 
 def stops_without_retries(folder: Path, count: int) -> dict[str, float]:
     """SIGTERM under load and a start again, so many times. Nobody tries twice: what is not answered was not run, and its
-    caller is told so by name."""
+    caller is told so, by name but for very few."""
     tiny.write(folder)
     (port,) = free_ports(1)
     with ExitStack() as stack:
@@ -66,7 +66,9 @@ def stops_without_retries(folder: Path, count: int) -> dict[str, float]:
                 load.wait_for_more(30)
         assert_serves(server.address)
     assert load.refused, "no stop met a request"
-    return load.figures
+    cancelled = load.errors["Cancelled"]
+    assert cancelled <= 3 * count, f"{count} stops: {load.errors}"
+    return load.figures | {"calls told only by CANCELLED": cancelled}
 
 
 def workers_killed(folder: Path, count: int) -> dict[str, float]:
@@ -95,6 +97,10 @@ def stop(server: ServerProcess) -> None:
 
 
 def was_not_run(error: HourglassError) -> bool:
+    # grpcio cancels a call that reaches it in the moment of its shutdown, which is not run either; where callers go on
+    # without a pause there is about one a stop.
+    if isinstance(error, Cancelled):
+        return not error.reason
     return isinstance(error, Unavailable) and (
         error.reason == "DRAINING" or any(text in str(error) for text in _NOT_RUN)
     )

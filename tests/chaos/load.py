@@ -107,7 +107,8 @@ class Load:
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self.answered = 0
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()  # requests, by what their caller was told
+        self.errors: Counter[str] = Counter()  # calls, by the kind of error
         self.lost: list[str] = []
         self.wrong: list[str] = []
 
@@ -157,6 +158,7 @@ class Load:
     def _failed(self, error: HourglassError, requests: int = 1) -> None:
         what = f"{type(error).__name__}: {error}"
         with self._changed:
+            self.errors[type(error).__name__] += 1
             if self._may_refuse(error):
                 self.refused[what] += requests
             else:

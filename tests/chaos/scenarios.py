@@ -24,18 +24,18 @@ SCENARIOS = {
     scenario.run.__name__.replace("_", "-"): scenario
     for scenario in (
         Scenario(life_cycle.reloads, "reloads", 10, 200),
-        Scenario(life_cycle.stops_of_one_of_two, "stops", 3, 50),
+        Scenario(life_cycle.stops_of_one_of_two, "stops", 2, 50),
         Scenario(life_cycle.stops_without_retries, "stops", 2, 50),
-        Scenario(life_cycle.workers_killed, "kills", 2, 20),
+        Scenario(life_cycle.workers_killed, "kills", 1, 20),
         Scenario(clients.clients_killed, "clients", 2, 40),
         Scenario(clients.slow_readers, "streams", 2, 16),
         Scenario(clients.slow_loris, "connections of each kind", 20, 200),
         Scenario(clients.short_deadlines, "calls", 200, 10_000),
-        Scenario(clients.overload, "seconds", 2, 60),
+        Scenario(clients.overload, "seconds", 1, 60),
         Scenario(files.truncated_during_load, "loads", 10, 200),
         Scenario(files.corrupted_package, "packages", 6, 100),
         Scenario(files.expired_certificate, "certificates", 1, 10),
         Scenario(memory.little_memory, "large requests", 24, 400),
-        Scenario(memory.leaks, "requests", 3_000, 1_000_000),
+        Scenario(memory.leaks, "requests", 2_000, 1_000_000),
     )
 }
