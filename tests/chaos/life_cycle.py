@@ -102,7 +102,7 @@ def was_not_run(error: HourglassError) -> bool:
     if isinstance(error, Cancelled):
         return not error.reason
     return isinstance(error, Unavailable) and (
-        error.reason == "DRAINING" or any(text in str(error) for text in _NOT_RUN)
+        error.reason in ("DRAINING", "LOADING") or any(text in str(error) for text in _NOT_RUN)
     )
 
 
