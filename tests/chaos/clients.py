@@ -43,9 +43,9 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def clients_killed(folder: Path, count: int) -> dict[str, float]:
-    """SIGKILL for clients with calls and a stream under way; so many, two at a time."""
+    """SIGKILL for clients with calls and a stream under way; so many, two at a time. The queue takes what they send."""
     tiny.write(folder)
-    with ServerProcess(folder) as server:
+    with ServerProcess(folder, "--max-queue-rows", "1000000") as server:
         with Load(server.address) as load:
             for _ in range(0, count, 2):
                 command = [sys.executable, "-m", "tests.chaos.victim", server.address]

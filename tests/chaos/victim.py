@@ -12,7 +12,7 @@ from tests import tiny
 from tests.chaos.load import channel
 from tests.integration.test_service import TINY, tensor
 
-ROWS = 2000
+ROWS = 500
 
 
 def main() -> None:
