@@ -9,6 +9,8 @@ RUNTIME := $(shell nvidia-smi --list-gpus >/dev/null 2>&1 && echo gpu || echo cp
 # The oldest grpcio of the range that service/completion_queue.py states, in an environment of its own.
 OLDEST := .venv-oldest
 OLDEST_GRPCIO := 1.81.1
+# How many files of tests run at the same time.
+JOBS ?= 2
 PYTHON_FILES := service training client/hourglass benchmarks deploy examples tests
 PROTO := $(wildcard proto/autoencoder/v1/*.proto)
 # Whatever builds containers here: docker only where its daemon answers.
@@ -21,7 +23,7 @@ INFERENCE := inference/inference.proto inference/model_config.proto
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo playground test test-oldest test-ecosystem check format proto train zoo bench reproduce gpu-test image image-test clean
+.PHONY: help run demo playground test test-oldest test-ecosystem check format proto train zoo chaos bench reproduce gpu-test image image-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +37,8 @@ demo: $(VENV)/serve ## encode, denoise and interpolate real digits; writes build
 playground: $(VENV)/serve ## a page to try the models on (ARGS="--address host:port", see ARGS=--help)
 	@exec $(BIN)/python -m examples.playground $(ARGS)
 
-test: $(VENV)/develop ## run all tests (ARGS="-k batcher")
-	$(BIN)/pytest $(ARGS)
+test: $(VENV)/develop ## run all tests (ARGS="-k batcher"; JOBS=1 for one process)
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
 	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/unit/service/test_tokens.py tests/integration/test_stream.py $(ARGS)
@@ -80,6 +82,9 @@ train: $(VENV)/develop ## train one recipe: make train RECIPE=conv ARGS="--data 
 
 zoo: $(VENV)/develop ## train, export and report all recipes into models/
 	$(BIN)/python -m training zoo $(ARGS)
+
+chaos: $(VENV)/develop ## break things under load, for a long time (ARGS="reloads overload --json FILE", --short, --help)
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(VENV)/develop ## measure the service beside its limits and peers (needs h2load: apt-get install nghttp2-client)
 	$(BIN)/python -m benchmarks.serving $(ARGS)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from service import logs
+from service import logs, threads
 from service.announcement import Announcement, Card
 from service.control import Control
 from service.errors import StartError
@@ -44,6 +44,7 @@ def serve(settings: Settings, signals: Signals, begin: Begin, *, probes_socket: 
     """Serve until a signal comes; the second cuts the lame-duck delay short. `begin` says what to load, and what to do
     with what could not be when the rest is loaded. `probes_socket`: as in `Server`. Returns the exit code."""
     keep_memory()
+    threads.end_with_any()
     try:
         server = Server(settings, probes_socket=probes_socket)
 

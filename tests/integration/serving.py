@@ -21,10 +21,12 @@ STOP_S = 60.0
 class ServerProcess:
     """`python -m service` on `models`; ready when the block is entered, ended by SIGTERM when it is left."""
 
-    def __init__(self, models: Path, *arguments: str, device: str = "cpu", ready: bool = True) -> None:
+    def __init__(
+        self, models: Path, *arguments: str, device: str = "cpu", ready: bool = True, module: str = "service"
+    ) -> None:
         self.process = subprocess.Popen(
             [
-                sys.executable, "-m", "service", "--models", str(models), "--port", "0", "--http-port", "0",
+                sys.executable, "-m", module, "--models", str(models), "--port", "0", "--http-port", "0",
                 "--log-format", "json", "--device", device, *arguments,
             ],
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

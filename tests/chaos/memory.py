@@ -1,0 +1,131 @@
+"""The service has little memory, or is asked whether it gives back what it takes."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+
+from autoencoder.v1 import autoencoder_pb2 as pb
+from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
+from tests import tiny
+from tests.chaos.clients import requests_of_every_kind
+from tests.chaos.load import (
+    CALL_S,
+    Load,
+    assert_clean_end,
+    assert_serves,
+    channel,
+    check,
+    unlike_any,
+    wait_until,
+    wait_until_idle,
+)
+from tests.integration.serving import ServerProcess
+from tests.integration.test_memory import resident_bytes
+from tests.integration.test_service import TINY, array, tensor
+from tests.integration.test_workers import pids
+
+# Growth that is no leak: the allocator's arenas are filled little by little.
+_SLACK_BYTES = 2 << 20
+_BYTES_A_REQUEST = 64
+_MARGIN_BYTES = 8 << 20
+
+
+class Leak(AssertionError):
+    pass
+
+
+def leaks(folder: Path, count: int) -> dict[str, float]:
+    """Resident memory over so many requests of every kind, after as many to warm up; and the same of a service that
+    keeps every request, which must be found out."""
+    tiny.write(folder)
+    grown = _growth(folder, count, "service")
+    try:
+        control = _growth(folder, count, "tests.chaos.leaking")
+    except Leak as leak:
+        control = leak.args[0]
+    else:
+        raise AssertionError(f"a service that keeps every request was not found out: it grew by {control} bytes")
+    return {"requests": count, "MiB grown": grown / 2**20, "MiB grown with a leak": control / 2**20}
+
+
+def _growth(folder: Path, count: int, module: str) -> int:
+    """Raises Leak with the bytes where there are too many."""
+    with ServerProcess(folder, module=module) as server:
+        requests_of_every_kind(server.address, count)
+        wait_until_idle(server)
+        before = resident_bytes(server.process.pid)
+        failed = requests_of_every_kind(server.address, count)
+        assert failed > 0
+        wait_until_idle(server)
+        grown = resident_bytes(server.process.pid) - before
+        assert_serves(server.address)
+    assert_clean_end(server)
+    if grown > _SLACK_BYTES + _BYTES_A_REQUEST * count:
+        raise Leak(grown)
+    return grown
+
+
+def little_memory(folder: Path, count: int) -> dict[str, float]:
+    """One of two workers, and each that replaces it, may take little more memory than it has when it starts, and gets
+    large requests, so many in all. A request is answered rightly or with an error, in its time; a worker that cannot go
+    on ends, and is replaced; clients that try again notice nothing."""
+    tiny.write(folder)
+    rows = 60_000  # 4 MB
+    outcomes: Counter[str] = Counter()
+    bounded: set[int] = set()
+    lock = threading.Lock()
+    with ServerProcess(folder, "--workers", "2", "--max-queue-rows", str(4 * rows)) as server:
+
+        def limit(pid: int, size_bytes: int) -> None:
+            with suppress(OSError):  # it may have ended already
+                resource.prlimit(pid, resource.RLIMIT_DATA, (size_bytes, resource.RLIM_INFINITY))
+
+        def bound() -> None:
+            pid = pids(server)[0]
+            with lock, suppress(OSError):
+                if pid not in bounded:
+                    limit(pid, data_bytes(pid) + _MARGIN_BYTES)
+                    bounded.add(pid)
+
+        def large(number: int) -> None:
+            sent = unlike_any(rows)
+            request = pb.EncodeRequest(model=TINY, rows=tensor(sent))
+            with channel(server.address) as opened:
+                try:
+                    answer = AutoencoderServiceStub(opened).Encode(request, timeout=CALL_S)
+                except grpc.RpcError as error:
+                    outcome = error.code().name
+                else:
+                    check(array(answer.latents), tiny.encode(sent))
+                    outcome = "OK"
+            with lock:
+                outcomes[outcome] += 1
+            bound()
+
+        bound()
+        with Load(server.address, attempts=5) as load, ThreadPoolExecutor(4) as pool:
+            list(pool.map(large, range(count)))
+            load.wait_for_more(20)
+        assert set(outcomes) <= {"OK", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}, outcomes
+        assert outcomes["OK"], outcomes
+        wait_until(lambda: server.metric("autoencoder_workers") == 2, "a worker is not replaced")
+        assert_serves(server.address)
+        # At the limit Python may wait for ever for a thread that it starts, and a stop needs some.
+        for pid in bounded:
+            limit(pid, resource.RLIM_INFINITY)
+        codes = Counter(event["exit_code"] for event in server.events if event["event"] == "worker died")
+    large_ones = {f"large: {name}": number for name, number in sorted(outcomes.items())}
+    return load.figures | large_ones | {f"workers ended with {code}": number for code, number in codes.items()}
+
+
+def data_bytes(pid: int) -> int:
+    """What the kernel counts against RLIMIT_DATA."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmData"))
+    return int(line.split()[1]) * 1024
