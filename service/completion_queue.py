@@ -21,20 +21,18 @@ from types import MethodType
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int64Value
-from grpc import _common, _server
-from grpc._cython import cygrpc
+from grpc import _server
 from prometheus_client import CollectorRegistry
 
 from service import grpc_core
 from service.admission import Admission
-from service.calls import Method, perform
-from service.errors import Cancelled, ServiceError, Unavailable, internal_error
+from service.calls import Method
+from service.errors import Cancelled
 from service.guard import Guard
 from service.metrics import Metrics
-from service.observation import Observation, Observer
-from service.tokens import Grant
+from service.observation import Observer
+from service.rpcs import Event, Rpc, StreamRpc, UnaryRpc
 from service.transport import GuardInterceptor, Limits, Meter, listen, server_options
 
 log = logging.getLogger(__name__)
@@ -51,11 +49,8 @@ _SELF_TEST_S = 10.0
 _SLOW_LANE_THREADS = 16
 _WAKE = "wake"
 
-_OK = cygrpc.StatusCode.ok
-_BUFFER_HINT = cygrpc.WriteFlag.buffer_hint
 _STARTED = _server._ServerStage.STARTED
 _TAG = MethodType
-Event = Any
 
 
 class CompletionQueueTransport:
@@ -181,9 +176,9 @@ class _Loop(_server._Server):  # type: ignore[misc]
         self.observer = observer
         self.admission = admission
         self.limits = limits
-        self.streams: set[_Stream] = set()
+        self.streams: set[StreamRpc] = set()
         # Calls that do not listen for their caller's leaving yet, the oldest first.
-        self.unwatched: dict[_Call, None] = {}
+        self.unwatched: dict[UnaryRpc, None] = {}
         self.draining = False
         self._methods: dict[str, tuple[Method[Any], Meter]] = {}
         self._work: deque[Callable[[], bool]] = deque()
@@ -210,6 +205,13 @@ class _Loop(_server._Server):  # type: ignore[misc]
     def drain(self) -> None:
         """End the streams when what they brought is answered. From any thread, once started."""
         self.draining = True
+
+    def hold(self, rpc: Rpc) -> None:
+        self._state.rpc_states.add(rpc)
+
+    def let_go(self, rpc: Rpc) -> None:
+        with self._state.lock:
+            self._state.rpc_states.discard(rpc)
 
     def join(self) -> None:
         if self._thread.ident is not None:
@@ -295,7 +297,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
         if not event.success:
             return
         method, meter = self._methods[name]
-        (_Stream if method.stream else _Call)(self, method, meter, event).begin()
+        (StreamRpc if method.stream else UnaryRpc)(self, method, meter, event).begin()
 
     def _watch(self, now: float) -> None:
         """Let calls that have been here for long listen for their caller's leaving; at a stop, all."""
@@ -307,372 +309,3 @@ class _Loop(_server._Server):  # type: ignore[misc]
         if self.draining:
             for stream in tuple(self.streams):
                 stream.drain()
-
-
-class _Rpc:
-    """What the loop knows of one RPC. Touched by the loop alone.
-
-    It stays in the server's `rpc_states`, which a stop waits for, until it was answered and no operation is under way.
-    """
-
-    __slots__ = (
-        "_admitted", "_answered", "_call", "_cancelled", "_loop", "_metadata", "_meter", "_method", "_pending", "began",
-        "caller", "deadline", "grant", "observation",
-    )  # fmt: skip
-
-    def __init__(self, loop: _Loop, method: Method[Any], meter: Meter, event: Event) -> None:
-        self._loop = loop
-        self._method = method
-        self._meter = meter
-        self._call = event.call
-        self._pending = 0
-        self._answered = False
-        self._cancelled = False
-        self._admitted = False
-        self._metadata = () if loop.guard is None else event.invocation_metadata
-        self.grant: Grant | None = None
-        self.began = time.monotonic()
-        self.caller: str = event.call.peer().decode()
-        self.deadline: float = self.began + (event.call_details.deadline - time.time())
-        self.observation: Observation | None = None
-        if loop.observer.active:
-            self.observation = loop.observer.begin(
-                meter.method, event.invocation_metadata, self.caller, stream=method.stream
-            )
-        loop._state.rpc_states.add(self)
-
-    def _start(self, operations: tuple[Any, ...], tag: Callable[[Event], None]) -> bool:
-        """Start operations, of whose end the loop tells `tag`. False where they cannot be: then no event comes."""
-        if self._call.start_server_batch(operations, tag) != cygrpc.CallError.ok:
-            return False
-        self._pending += 1
-        return True
-
-    def _enter(self) -> bool:
-        """Whether the RPC is let in; else it is answered."""
-        try:
-            if self._loop.guard is not None:
-                self.grant = self._loop.guard.admit(self._meter.method, self._metadata)
-                if self.observation is not None and self.grant is not None:
-                    self.observation.token = self.grant.name
-            self._loop.admission.enter()
-        except ServiceError as error:
-            self._end_with(error)
-            return False
-        self._admitted = True
-        return True
-
-    def _end_with(self, error: ServiceError) -> None:
-        raise NotImplementedError
-
-    def _succeeded(self) -> Any:
-        """Counts the RPC; the operation that ends it."""
-        observation = self.observation
-        self._meter.succeeded(self.began, observation)
-        trailing_metadata = None if observation is None else observation.trailing_metadata
-        return cygrpc.SendStatusFromServerOperation(trailing_metadata, _OK, b"", 0)
-
-    def _failed(self, error: ServiceError) -> Any:
-        """As `_succeeded`."""
-        status = self._meter.failed(error, self.began, self.observation)
-        code = _common.STATUS_CODE_TO_CYGRPC_STATUS_CODE[status.code]
-        return cygrpc.SendStatusFromServerOperation(status.trailing_metadata, code, status.details.encode(), 0)
-
-    def _retire(self) -> None:
-        states = self._loop._state.rpc_states
-        if self._pending or not self._answered or self not in states:
-            return
-        with self._loop._state.lock:
-            states.discard(self)
-        if self._admitted:
-            self._loop.admission.leave()
-
-
-class _Call(_Rpc):
-    """A unary call; a `calls.Call`."""
-
-    __slots__ = ("_callbacks",)
-
-    def begin(self) -> None:
-        self._callbacks: list[Callable[[], None]] = []
-        if not self._enter():
-            return
-        self._loop.unwatched[self] = None
-        if not self._start((cygrpc.ReceiveMessageOperation(0),), self._on_message):
-            self._end_with(internal_error("grpc took no operation"))
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        if self._cancelled:
-            callback()
-        else:
-            self._callbacks.append(callback)
-
-    def answer(self, build: Callable[[], Message]) -> None:
-        if self._loop.is_here:
-            self._answer(build)
-        else:
-            self._loop.post(self._call, lambda: self._answer(build))
-
-    def fail(self, error: ServiceError) -> None:
-        if self._loop.is_here:
-            self._end_with(error)
-        else:
-            self._loop.post(self._call, lambda: self._end_with(error))
-
-    def watch(self) -> None:
-        self._loop.unwatched.pop(self, None)
-        self._start((cygrpc.ReceiveCloseOnServerOperation(0),), self._on_close)
-
-    def _on_message(self, event: Event) -> None:
-        self._pending -= 1
-        request = event.batch_operations[0].message()
-        if request is None:
-            # Also what a caller that is gone already looks like.
-            self._end_with(Cancelled("CANCELLED", "the call ended without a message"))
-        else:
-            perform(self._method, request, self)
-
-    def _on_close(self, event: Event) -> None:
-        self._pending -= 1
-        if event.batch_operations[0].cancelled():
-            self._cancelled = True
-            for callback in tuple(self._callbacks):
-                callback()
-        self._retire()
-
-    def _answer(self, build: Callable[[], Message]) -> None:
-        try:
-            message = build().SerializeToString()
-        except ServiceError as error:
-            self._end_with(error)
-            return
-        except Exception:
-            self._end_with(internal_error("an answer could not be built"))
-            return
-        self._send(
-            cygrpc.SendInitialMetadataOperation(None, 0), cygrpc.SendMessageOperation(message, 0), self._succeeded()
-        )
-
-    def _end_with(self, error: ServiceError) -> None:
-        self._send(cygrpc.SendInitialMetadataOperation(None, 0), self._failed(error))
-
-    def _send(self, *operations: Any) -> None:
-        if self._answered:
-            log.error("this is a bug: a call was answered twice")
-            return
-        self._answered = True
-        self._loop.unwatched.pop(self, None)
-        # They lead back to this call, and its rows would stay until the collector of cycles comes by.
-        self._callbacks.clear()
-        if not self._start(operations, self._on_sent):
-            self._retire()
-
-    def _on_sent(self, event: Event) -> None:
-        self._pending -= 1
-        self._retire()
-
-
-class _Stream(_Rpc):
-    """A bidirectional stream, each of whose messages is a call of its own.
-
-    The next message is asked for only while few enough are unanswered or wait to be sent, by number and by bytes;
-    HTTP/2 then holds back a client that sends more, or that does not read.
-    """
-
-    __slots__ = ("_bytes", "_calls", "_half_closed", "_outbox", "_receiving", "_sending")
-
-    def begin(self) -> None:
-        # Not answered yet, in the order in which they came; or answered, and others are to be answered before.
-        self._calls: dict[_StreamCall, bytes | None] = {}
-        self._outbox: deque[tuple[bytes, int]] = deque()  # answers, and the bytes of what they answer
-        self._bytes = 0
-        self._half_closed = self._receiving = self._sending = False
-        if not self._enter():
-            return
-        self._loop.streams.add(self)
-        self._start((cygrpc.ReceiveCloseOnServerOperation(0),), self._on_close)
-        self._start((cygrpc.SendInitialMetadataOperation(None, 0),), self._on_metadata)
-        self._receive()
-
-    def drain(self) -> None:
-        """Take no more messages; end as unavailable when those that came are answered."""
-        self._go_on()
-
-    def _receive(self) -> None:
-        limits = self._loop.limits
-        if (
-            not (self._receiving or self._half_closed or self._answered or self._loop.draining)
-            and len(self._calls) + len(self._outbox) < limits.max_stream_requests
-            and self._bytes < limits.max_message_bytes
-        ):
-            self._receiving = self._start((cygrpc.ReceiveMessageOperation(0),), self._on_message)
-
-    def _on_metadata(self, event: Event) -> None:
-        self._pending -= 1
-        self._retire()
-
-    def _on_message(self, event: Event) -> None:
-        self._pending -= 1
-        self._receiving = False
-        request = event.batch_operations[0].message()
-        if request is None:
-            self._half_closed = True
-        elif not self._answered:
-            call = _StreamCall(self, len(request))
-            self._calls[call] = None
-            self._bytes += len(request)
-            perform(self._method, request, call)
-        self._go_on()
-
-    def _on_close(self, event: Event) -> None:
-        self._pending -= 1
-        if event.batch_operations[0].cancelled():
-            self._cancelled = True
-            self._drop_answers()
-            for call in tuple(self._calls):
-                call.cancel()
-        self._go_on()
-
-    def answered(self, call: _StreamCall, message: bytes) -> None:
-        if self._cancelled or self._answered:
-            del self._calls[call]
-            self._bytes -= call.bytes
-        else:
-            self._bytes += len(message)
-            self._calls[call] = message
-            if self._method.ordered:
-                self._release_in_order()
-            else:
-                self._release(call, message)
-        self._go_on()
-
-    def _release_in_order(self) -> None:
-        while self._calls:
-            call, message = next(iter(self._calls.items()))
-            if message is None:
-                return
-            self._release(call, message)
-
-    def _release(self, call: _StreamCall, message: bytes) -> None:
-        del self._calls[call]
-        self._outbox.append((message, call.bytes + len(message)))
-
-    def _drop_answers(self) -> None:
-        self._outbox.clear()
-        self._calls = {call: None for call, message in self._calls.items() if message is None}
-
-    def failed(self, call: _StreamCall, error: ServiceError) -> None:
-        del self._calls[call]
-        if not self._answered:
-            self._end_with(error)
-        self._go_on()
-
-    def _go_on(self) -> None:
-        if self._outbox and not self._sending:
-            message, size = self._outbox.popleft()
-            self._bytes -= size
-            flags = _BUFFER_HINT if self._outbox else 0
-            self._sending = self._start((cygrpc.SendMessageOperation(message, flags),), self._on_message_sent)
-        if not (self._answered or self._calls or self._outbox or self._sending):
-            if self._cancelled:
-                # Nobody is left to be told.
-                self._answered = True
-                self._failed(Cancelled("CANCELLED", "the caller went away"))
-            elif self._half_closed:
-                self._end(self._succeeded())
-            elif self._loop.draining:
-                self._end_with(Unavailable("DRAINING", "the service is stopping; open the stream elsewhere"))
-        self._receive()
-        self._retire()
-
-    def _on_message_sent(self, event: Event) -> None:
-        self._pending -= 1
-        self._sending = False
-        if not event.success:
-            self._drop_answers()
-        self._go_on()
-
-    def _end_with(self, error: ServiceError) -> None:
-        status = self._failed(error)
-        self._drop_answers()
-        if self._admitted:
-            self._end(status)
-        else:
-            self._end(cygrpc.SendInitialMetadataOperation(None, 0), status)
-
-    def _end(self, *operations: Any) -> None:
-        self._answered = True
-        if not self._start(operations, self._on_ended):
-            self._retire()
-
-    def _on_ended(self, event: Event) -> None:
-        self._pending -= 1
-        self._retire()
-
-    def _retire(self) -> None:
-        if self._answered and not self._calls and not self._pending:
-            self._loop.streams.discard(self)
-            super()._retire()
-
-
-class _StreamCall:
-    """A `calls.Call` for one message of a stream."""
-
-    __slots__ = ("_callbacks", "_stream", "bytes")
-
-    def __init__(self, stream: _Stream, request_bytes: int) -> None:
-        self._stream = stream
-        self._callbacks: list[Callable[[], None]] = []
-        self.bytes = request_bytes
-
-    @property
-    def caller(self) -> str:
-        return self._stream.caller
-
-    @property
-    def grant(self) -> Grant | None:
-        return self._stream.grant
-
-    @property
-    def observation(self) -> Observation | None:
-        return self._stream.observation
-
-    @property
-    def deadline(self) -> float:
-        return self._stream.deadline
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        if self._stream._cancelled:
-            callback()
-        else:
-            self._callbacks.append(callback)
-
-    def cancel(self) -> None:
-        for callback in tuple(self._callbacks):
-            callback()
-
-    def answer(self, build: Callable[[], Message]) -> None:
-        if self._stream._loop.is_here:
-            self._answer(build)
-        else:
-            self._stream._loop.post(self._stream._call, lambda: self._answer(build))
-
-    def fail(self, error: ServiceError) -> None:
-        if self._stream._loop.is_here:
-            self._fail(error)
-        else:
-            self._stream._loop.post(self._stream._call, lambda: self._fail(error))
-
-    def _answer(self, build: Callable[[], Message]) -> None:
-        try:
-            message = build().SerializeToString()
-        except Exception:
-            self._fail(internal_error("an answer could not be built"))
-            return
-        # They lead back to this call, and its rows would stay until the collector of cycles comes by.
-        self._callbacks.clear()
-        self._stream.answered(self, message)
-
-    def _fail(self, error: ServiceError) -> None:
-        self._callbacks.clear()
-        self._stream.failed(self, error)

@@ -15,7 +15,7 @@ import trustme
 from google.protobuf.wrappers_pb2 import BytesValue, Int64Value
 from prometheus_client import CollectorRegistry
 
-from service import completion_queue, grpc_core
+from service import completion_queue, grpc_core, rpcs
 from service.calls import Call, Method
 from service.completion_queue import CompletionQueueTransport
 from service.errors import Cancelled, NotFound
@@ -609,7 +609,7 @@ def test_a_call_whose_operations_are_not_taken_leaves_once(monkeypatch: pytest.M
     subject = Harness("completion-queue")
     assert isinstance(subject.transport, CompletionQueueTransport)
     loop, admission = subject.transport.work, subject.transport._admission
-    start = completion_queue._Rpc._start
+    start = rpcs.Rpc._start
 
     def refuse_the_end(self: Any, operations: Any, tag: Any) -> bool:
         return tag.__name__ not in ("_on_sent", "_on_ended", "_on_close", "_on_metadata") and start(
@@ -619,7 +619,7 @@ def test_a_call_whose_operations_are_not_taken_leaves_once(monkeypatch: pytest.M
     def wrong(request: Int64Value, call: Call) -> None:
         raise NotFound("NO_SUCH_THING", "nothing here")
 
-    monkeypatch.setattr(completion_queue._Rpc, "_start", refuse_the_end)
+    monkeypatch.setattr(rpcs.Rpc, "_start", refuse_the_end)
     subject.on_call = wrong
     unary = subject.square.future(Int64Value(value=1), timeout=0.5)
     stream = subject.squares(iter([Int64Value(value=2)]), timeout=0.5)
@@ -672,7 +672,7 @@ def test_grpc_is_told_to_poll_only_where_it_is_known_and_was_told_nothing_else(m
 
 def test_a_broken_private_layer_is_found_by_the_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(completion_queue, "_SELF_TEST_S", 1.0)
-    monkeypatch.setattr(completion_queue._Call, "answer", lambda self, build: self.fail(NotFound("BROKEN", "broken")))
+    monkeypatch.setattr(rpcs.UnaryRpc, "answer", lambda self, build: self.fail(NotFound("BROKEN", "broken")))
     assert "its self-test on grpcio" in (completion_queue.why_not() or "")
 
 
