@@ -30,6 +30,7 @@ ALLOWED = {
         "transport",
         "threaded",
         "completion_queue",
+        "rpcs",
         "statuses",
         "server",
         "listener",
