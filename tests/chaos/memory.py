@@ -81,7 +81,7 @@ def little_memory(folder: Path, count: int) -> dict[str, float]:
     outcomes: Counter[str] = Counter()
     bounded: set[int] = set()
     lock = threading.Lock()
-    with ServerProcess(folder, "--workers", "2", "--max-queue-rows", str(4 * rows)) as server:
+    with ServerProcess(folder, "--workers", "2", "--max-queue-rows", str(8 * rows)) as server:
 
         def limit(pid: int, size_bytes: int) -> None:
             with suppress(OSError):  # it may have ended already
@@ -113,7 +113,8 @@ def little_memory(folder: Path, count: int) -> dict[str, float]:
         with Load(server.address, attempts=5) as load, ThreadPoolExecutor(4) as pool:
             list(pool.map(large, range(count)))
             load.wait_for_more(20)
-        assert set(outcomes) <= {"OK", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}, outcomes
+        # INVALID_ARGUMENT: protobuf does not say that it had no memory for a message, only that it could not read it.
+        assert set(outcomes) <= {"OK", "INTERNAL", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}, outcomes
         assert outcomes["OK"], outcomes
         wait_until(lambda: server.metric("autoencoder_workers") == 2, "a worker is not replaced")
         assert_serves(server.address)
