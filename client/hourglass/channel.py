@@ -10,10 +10,15 @@ from typing import Any
 
 import grpc
 
+from autoencoder.v1 import admin_pb2, autoencoder_pb2
+
 # No server that keeps to gRPC's default of one ping in five minutes takes these for a flood.
 _KEEPALIVE_TIME_MS = 330_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
-_SERVICES = ("autoencoder.v1.AutoencoderService", "autoencoder.v1.ModelAdminService")
+_SERVICES = (
+    autoencoder_pb2.DESCRIPTOR.services_by_name["AutoencoderService"],
+    admin_pb2.DESCRIPTOR.services_by_name["ModelAdminService"],
+)
 # gRPC's own upper bound; it would lower a larger number without an error.
 MAX_ATTEMPTS = 5
 # With four, all of two processes are reached in seven of eight cases, and most of four.
@@ -89,7 +94,13 @@ class Endpoint:
     def options(self) -> list[tuple[str, Any]]:
         config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
         if self.attempts > 1:
-            names = [{"service": service} for service in _SERVICES]
+            # Not streams: what gRPC would send again of one is not what was not answered.
+            names = [
+                {"service": service.full_name, "method": method.name}
+                for service in _SERVICES
+                for method in service.methods
+                if not method.client_streaming
+            ]
             config["methodConfig"] = [{"name": names, "retryPolicy": _retry_policy(self.attempts)}]
         options: list[tuple[str, Any]] = [
             ("grpc.service_config", json.dumps(config)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import hourglass
+from hourglass.channel import Endpoint
 from tests.unit.client.conftest import Connect
 from tests.unit.client.fake_service import FakeService, card, encode, fail, serving
 
@@ -128,3 +130,11 @@ def test_a_server_restarted_between_calls_is_found_again_in_asyncio() -> None:
         await client.close()
 
     asyncio.run(run())
+
+
+def test_streams_are_not_sent_again() -> None:
+    config = json.loads(dict(Endpoint(address="127.0.0.1:1").options)["grpc.service_config"])
+    named = {(name["service"], name.get("method")) for name in config["methodConfig"][0]["name"]}
+    service = "autoencoder.v1.AutoencoderService"
+    assert {(service, "Encode"), (service, "GetModel"), ("autoencoder.v1.ModelAdminService", "LoadModel")} <= named
+    assert not {(service, None), (service, "Stream")} & named
