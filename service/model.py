@@ -137,6 +137,7 @@ class ServedModel:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._in_use = 0
+        self._retiring = False
         self._closed = False
         self._shadow: Shadow | None = None
         if shadow_share and "OPERATION_RECONSTRUCT" in self._operations:
@@ -241,6 +242,7 @@ class ServedModel:
         """Close when what is under way has ended, after which requests raise Retired. Not in the transport's thread."""
         self._dispatcher.refuse_background()
         with self._idle:
+            self._retiring = True
             self._idle.wait_for(lambda: self._in_use == 0 or self._closed)
             closed, self._closed = self._closed, True
         if not closed:
@@ -325,7 +327,7 @@ class ServedModel:
     def _leave(self) -> None:
         with self._idle:
             self._in_use -= 1
-            if self._in_use == 0:
+            if self._in_use == 0 and self._retiring:
                 self._idle.notify_all()
 
     def _counted(self, operation: str, row_count: int, done: Done) -> Done:

@@ -25,6 +25,8 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     model_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
     model_pb2.DATA_TYPE_UINT8: np.dtype("u1"),
 }
+_NAMES = {number: name.removeprefix("DATA_TYPE_") for name, number in model_pb2.DataType.items()}
+_BYTES = np.dtype(np.uint8)
 _IS_LITTLE_ENDIAN = sys.byteorder == "little"
 _UINT8_SCALE = np.float32(1.0 / 255.0)
 
@@ -59,7 +61,7 @@ def view(
     field: str, dtype: np.dtype[np.generic], dtype_name: str, shape: tuple[int, ...], data: bytes, spec: Spec
 ) -> Array:
     """As `decode`, of the parts of a tensor. `dtype_name` is what the type is called where `field` comes from."""
-    if dtype == np.uint8 and not spec.is_image:
+    if dtype == _BYTES and not spec.is_image:
         raise InvalidArgument(
             "BAD_DTYPE", f"{field}: {dtype_name} is only for rows of images; send floats of 32 or 16 bits"
         )
@@ -76,7 +78,7 @@ def view(
         )
     elements = np.frombuffer(data, dtype)
     array = elements.reshape(shape)
-    if dtype != np.uint8 and not np.isfinite(elements).all():
+    if dtype != _BYTES and not np.isfinite(elements).all():
         row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
         raise InvalidArgument("NOT_FINITE", f"{field}.data: row {row} holds NaN or infinity")
     return array
@@ -84,7 +86,7 @@ def view(
 
 def copy_rows(source: Array, target: Rows) -> None:
     """Copy rows into a batch buffer of the same shape, converting; UINT8 is scaled from 0..255 to 0..1."""
-    if source.dtype == np.uint8:
+    if source.dtype == _BYTES:
         np.multiply(source, _UINT8_SCALE, out=target)
     else:
         target[...] = source
@@ -124,8 +126,7 @@ def to_bytes(array: Rows, dtype: model_pb2.DataType) -> bytes:
 
 
 def _dtype_name(number: int) -> str:
-    names = model_pb2.DataType
-    return names.Name(number).removeprefix("DATA_TYPE_") if number in names.values() else f"unknown number {number}"
+    return _NAMES.get(number) or f"unknown number {number}"
 
 
 def _short(shape: tuple[int, ...]) -> str:
