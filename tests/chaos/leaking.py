@@ -10,7 +10,7 @@ from service import grpc_core
 
 grpc_core.poll_connections(os.environ)
 
-from service import __main__, completion_queue  # noqa: E402
+from service import __main__, rpcs  # noqa: E402
 from service.calls import Method, perform  # noqa: E402
 
 _KEPT: list[bytes] = []
@@ -22,5 +22,5 @@ def _perform(method: Method[Any], request: bytes, call: Any) -> None:
 
 
 if __name__ == "__main__":
-    vars(completion_queue)["perform"] = _perform
+    vars(rpcs)["perform"] = _perform
     sys.exit(__main__.main())
