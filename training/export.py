@@ -20,13 +20,13 @@ from autoencoder.v1 import model_pb2
 from service import packages
 from training import card, data, recipes
 from training.data import Dataset, Scaling
-from training.errors import ParityError, RunError
+from training.errors import ParityError
 from training.graphs import Decoder, Encoder, Graphs, session, to_onnx
 from training.networks import Autoencoder
 from training.precision import Precision
 from training.reduction import MAX_PSNR_LOSS_DB, reduce
 from training.runs import Run
-from training.train import evaluate_run, restore
+from training.train import evaluate_run, require_same_rows, restore
 
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-5, 1e-4
 PARITY_BATCHES = (1, 2, 7, 64, 256)
@@ -63,8 +63,7 @@ def export(
     do not compute what PyTorch computes, or where a lower precision costs more than `max_psnr_loss_db`.
     """
     recipe = run.recipe()
-    if recipe.data.name != dataset.name:
-        raise RunError(f"{run.folder}: was trained on {recipe.data.name}, not on {dataset.name}")
+    require_same_rows(run, dataset)
     network = restore(run, dataset.row_shape)
     evaluation = run.evaluation() or evaluate_run(run, dataset).to_json()
     graphs = to_onnx(network, dataset.scaling)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from training import pictures
 from training.data import Dataset
 from training.runs import Run
-from training.train import evaluate_run, restore
+from training.train import evaluate_run, require_same_rows, restore
 
 PAGE = "index.html"
 _DPI = 90
@@ -45,6 +45,7 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; }
 
 def report(run: Run, dataset: Dataset) -> Path:
     """Write the page and its pictures into the run's `report/` and return the page's path."""
+    require_same_rows(run, dataset)
     recipe = run.recipe()
     network = restore(run, dataset.row_shape)
     metrics = (run.evaluation() or evaluate_run(run, dataset).to_json())["metrics"]

@@ -160,6 +160,18 @@ def _last_state(
     return tensors, position
 
 
+def require_same_rows(run: Run, dataset: Dataset) -> None:
+    """Raises RunError where a run was trained on other rows than the data set's, of a file that changed, say."""
+    if run.recipe().data.name != dataset.name:
+        raise RunError(f"{run.folder}: was trained on {run.recipe().data.name}, not on {dataset.name}")
+    then = run.state()[1].get("data", {}).get("fingerprint") if run.has(LAST) else None
+    if then not in (None, now := dataset.fingerprint()):
+        raise RunError(
+            f"{run.folder}: was trained on other rows of {dataset.name}: SHA-256 {then[:16]}..., now {now[:16]}...; "
+            "put them back, or train again"
+        )
+
+
 def restore(run: Run, row_shape: tuple[int, ...]) -> Autoencoder:
     """The network of a run in evaluation mode: its best checkpoint, or the last where there is no best."""
     network = networks.build(run.recipe().network, row_shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from training.errors import ParityError, RunError
 from training.export import check_parity, export, golden
 from training.graphs import to_onnx
 from training.precision import Precision
+from training.report import report
 from training.runs import Run
 
 
@@ -205,6 +207,19 @@ def test_versions_count_up_and_a_given_one_is_replaced(
     again = export(digit_runs["pca"], digits, tmp_path, version=1)
     assert again == first
     assert sorted(path.name for path in first.parent.iterdir()) == ["1", "2"]
+
+
+def test_a_run_of_rows_that_have_changed_since_is_refused(
+    digit_runs: dict[str, Run], digits: Dataset, tmp_path: Path
+) -> None:
+    rows = digits.train_rows.clone()
+    rows[0, 0, 0] += 0.5
+    changed = replace(digits, train_rows=rows)
+    with pytest.raises(RunError, match=r"was trained on other rows of digits: SHA-256 .*; put them back"):
+        export(digit_runs["pca"], changed, tmp_path / "models")
+    with pytest.raises(RunError, match="was trained on other rows of digits"):
+        report(digit_runs["pca"], changed)
+    assert not (tmp_path / "models").exists()
 
 
 def test_a_run_of_other_data_is_refused(digit_runs: dict[str, Run], digits: Dataset, tmp_path: Path) -> None:
