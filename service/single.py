@@ -11,7 +11,6 @@ from service import logs, threads
 from service.announcement import Announcement, Card
 from service.control import Control
 from service.errors import StartError
-from service.memory import keep_memory
 from service.plans import Plan
 from service.repository import Refusals
 from service.server import Server
@@ -43,7 +42,6 @@ def run(settings: Settings, signals: Signals, *, banner: bool) -> int:
 def serve(settings: Settings, signals: Signals, begin: Begin, *, probes_socket: Path | None = None) -> int:
     """Serve until a signal comes; the second cuts the lame-duck delay short. `begin` says what to load, and what to do
     with what could not be when the rest is loaded. `probes_socket`: as in `Server`. Returns the exit code."""
-    keep_memory()
     threads.end_with_any()
     try:
         server = Server(settings, probes_socket=probes_socket)
