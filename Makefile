@@ -26,7 +26,7 @@ PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
 .PHONY: help run demo playground test test-oldest test-ecosystem check format proto train zoo chaos bench reproduce gpu-test image image-test clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/serve ## serve the packages in models/ (ARGS="--port 50052 ...", see ARGS=--help)
 	@exec $(BIN)/python -m service --log-format human $(ARGS)
