@@ -21,7 +21,8 @@ def resident_bytes(pid: int) -> int:
 
 @pytest.mark.parametrize("transport", ["completion-queue", "threaded"])
 def test_memory_stays_flat_while_large_messages_stream(transport: str, tmp_path: Path) -> None:
-    """Messages of 800 KB: were one copy of each kept, a thousand of them would be 800 MB."""
+    """Messages of 800 KB. How many are under way at a time, and so the memory in use, settles in a while; a service that
+    kept some kilobytes of each would go on growing."""
     (tmp_path / "mnist-pca").symlink_to(ROOT / "models" / "mnist-pca")
     request = pb.EncodeRequest(
         model=pb.ModelSelector(name="mnist-pca"),
@@ -43,6 +44,9 @@ def test_memory_stays_flat_while_large_messages_stream(transport: str, tmp_path:
             assert answers == count
             return resident_bytes(server.process.pid)
 
-        before = stream(200)
-        after = stream(600)
-    assert after <= 1.05 * before + (8 << 20), f"{before >> 20} MiB before, {after >> 20} MiB after"
+        sizes = [stream(200)]
+        calm = 0
+        while calm < 2 and len(sizes) < 15:
+            sizes.append(stream(200))
+            calm = calm + 1 if sizes[-1] <= max(sizes[:-1]) + (1 << 20) else 0
+    assert calm == 2, f"it goes on growing: {[size >> 20 for size in sizes]} MiB"
