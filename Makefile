@@ -38,7 +38,7 @@ playground: $(VENV)/serve ## a page to try the models on (ARGS="--address host:p
 	@exec $(BIN)/python -m examples.playground $(ARGS)
 
 test: $(VENV)/develop ## run all tests (ARGS="-k batcher"; JOBS=1 for one process)
-	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
 	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/unit/service/test_tokens.py tests/integration/test_stream.py $(ARGS)

@@ -16,7 +16,8 @@ from tests.integration.serving import ServerProcess
 from tests.integration.test_workers import pids
 
 # What a caller is told whose request was certainly not run: by the service by name, or by nobody being there.
-_NOT_RUN = ("the service is stopping", "Connection refused")
+# The last is a call that is sent as the process ends and its sockets close.
+_NOT_RUN = ("the service is stopping", "Connection refused", "sendmsg: Broken pipe")
 
 
 def reloads(folder: Path, count: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ def resident_bytes(pid: int) -> int:
 @pytest.mark.parametrize("transport", ["completion-queue", "threaded"])
 def test_memory_stays_flat_while_large_messages_stream(transport: str, tmp_path: Path) -> None:
     """Messages of 800 KB. How many are under way at a time, and so the memory in use, settles in a while; a service that
-    kept some kilobytes of each would go on growing."""
+    kept a tenth of each would go on growing. (The chaos tests look for smaller leaks.)"""
     (tmp_path / "mnist-pca").symlink_to(ROOT / "models" / "mnist-pca")
     request = pb.EncodeRequest(
         model=pb.ModelSelector(name="mnist-pca"),
