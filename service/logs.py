@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -29,11 +30,13 @@ def configure(*, format: str, level: str, stream: TextIO = sys.stderr, **facts: 
     return human
 
 
-def toggle_debug(level: str) -> None:
-    """Log from the level debug on; called again, from `level` on, which was configured."""
+def toggle_debug(level: str, on_change: Callable[[], None] = lambda: None) -> None:
+    """Log from the level debug on; called again, from `level` on, which was configured. `on_change` comes before the
+    line that says so."""
     root = logging.getLogger()
     level = level if root.level == logging.DEBUG else "debug"
     root.setLevel(level.upper())
+    on_change()
     log.warning("log level changed", extra={"log_level": level})
 
 

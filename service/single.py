@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from service import logs, threads
@@ -45,12 +46,7 @@ def serve(settings: Settings, signals: Signals, begin: Begin, *, probes_socket: 
     threads.end_with_any()
     try:
         server = Server(settings, probes_socket=probes_socket)
-
-        def toggle() -> None:
-            logs.toggle_debug(settings.log_level)
-            server.observer.look()
-
-        signals.on_toggle = toggle
+        signals.on_toggle = partial(logs.toggle_debug, settings.log_level, server.observer.look)
         try:
             plans, loaded = begin(server)
             refused = server.start(plans, stop_loading=signals.pending)
