@@ -291,7 +291,9 @@ def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel) -> None:
 
 def test_parameters_that_clients_of_triton_send_are_taken(client: Stub) -> None:
     parameters = {"priority": 1, "sequence_id": 3, "sequence_start": True, "timeout": 20_000_000}
-    client.ModelInfer(asking("encode", parameters=parameters), timeout=TIMEOUT_S)
+    with_them = client.ModelInfer(asking("encode", parameters=parameters), timeout=TIMEOUT_S)
+    without = client.ModelInfer(asking("encode"), timeout=TIMEOUT_S)
+    assert np.array_equal(arrays(with_them)["latents"], arrays(without)["latents"])
 
 
 @pytest.fixture(params=["completion-queue", "threaded"])
