@@ -62,3 +62,5 @@ if __name__ == "__main__":
     with join("cpu") as everybody:
         plain(Path(sys.argv[1]) / "plain")
         stopped(Path(sys.argv[1]), everybody)
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    assert not any("gloo" in name for name in names), f"threads outlive their world: {names}"
