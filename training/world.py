@@ -105,8 +105,8 @@ def join(device: devices.DeviceName) -> Iterator[World]:
     if distributed.is_initialized():
         yield World(rank=distributed.get_rank(), size=distributed.get_world_size(), device=chosen)
         return
-    # Functions of this module name the group of the moment of its import as their default. Imported after the group was
-    # made, as an optimiser does, it keeps the group's threads alive to the end, where they abort a process now and then.
+    # This module's functions name the group of the moment of its import as their default. Imported after the group was
+    # made, as an optimiser does, it keeps the group's threads alive to the end, where they can abort the process.
     importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
