@@ -1,8 +1,9 @@
-"""The C library's allocator, told to keep what it has."""
+"""The C library's allocator, told to keep what it has, and Python's collector, told what it need not look at."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 # From glibc's malloc.h.
@@ -27,3 +28,14 @@ def keep_memory() -> bool:
     except AttributeError:  # a C library without it
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def settle() -> None:
+    """Have the collector of cycles pass over all that there is now.
+
+    Calls live through young collections and die soon after, which the collector takes for growth: every few thousand
+    calls it goes through everything. What modules and models made at the start would cost some 20 ms each time, in
+    which nobody is answered.
+    """
+    gc.collect()
+    gc.freeze()
