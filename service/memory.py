@@ -34,8 +34,8 @@ def settle() -> None:
     """Have the collector of cycles pass over all that there is now.
 
     Calls live through young collections and die soon after, which the collector takes for growth: every few thousand
-    calls it goes through everything. What modules and models made at the start would cost some 20 ms each time, in
-    which nobody is answered.
+    calls it goes through everything. What modules and models made at the start would take it as long as hundreds of
+    calls, in which nobody is answered.
     """
     gc.collect()
     gc.freeze()
