@@ -166,6 +166,7 @@ class Report:
                 "bare echo, completion-queue, stream of single rows",
                 "bare echo, threaded, stream of single rows",
                 "Hourglass, Python client, rows",
+                "Hourglass, Python client, streams",
                 "Hourglass, Python client, tasks",
                 "onnxruntime in a loop, 256 rows",
                 "onnxruntime in a loop on two cores, 256 rows",

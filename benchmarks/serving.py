@@ -190,7 +190,7 @@ class Bench:
                     with awake(subject.pid):
                         self._single(subject, f"{_name(subject)}, two workers on two cores, 64 in flight", 64)
                 with awake(ours.pid):
-                    for what, count in (("rows", CLIENT_ROWS), ("tasks", TASKS)):
+                    for what, count in (("rows", CLIENT_ROWS), ("streams", CLIENT_ROWS), ("tasks", TASKS)):
                         self._note(f"Hourglass, Python client, {what}", self._client(what, ours, count)[0])
 
     def _fairness(self, folder: Path) -> None:
