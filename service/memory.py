@@ -1,9 +1,8 @@
-"""The C library's allocator, told to keep what it has, and Python's collector, told what it need not look at."""
+"""The C library's allocator, told to keep what it has."""
 
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 
 # From glibc's malloc.h.
@@ -28,14 +27,3 @@ def keep_memory() -> bool:
     except AttributeError:  # a C library without it
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
-
-
-def settle() -> None:
-    """Have the collector of cycles pass over all that there is now.
-
-    Calls live through young collections and die soon after, which the collector takes for growth: every few thousand
-    calls it goes through everything. What modules and models made at the start would take it as long as hundreds of
-    calls, in which nobody is answered.
-    """
-    gc.collect()
-    gc.freeze()

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from service import logs, memory, threads
+from service import logs, threads
 from service.announcement import Announcement, Card
 from service.control import Control
 from service.errors import StartError
@@ -50,7 +50,6 @@ def serve(settings: Settings, signals: Signals, begin: Begin, *, probes_socket: 
         try:
             plans, loaded = begin(server)
             refused = server.start(plans, stop_loading=signals.pending)
-            memory.settle()
             if not signals.pending():
                 loaded(refused)
             signals.wait()
