@@ -180,6 +180,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
         # Calls that do not listen for their caller's leaving yet, the oldest first.
         self.unwatched: dict[UnaryRpc, None] = {}
         self.draining = False
+        self._poll = self._state.completion_queue.poll
         self._methods: dict[str, tuple[Method[Any], Meter]] = {}
         self._work: deque[Callable[[], bool]] = deque()
         self._idle_work: deque[Callable[[], object]] = deque()
@@ -249,7 +250,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
                 log.exception("this is a bug: what was posted failed")
 
     def _run(self) -> None:
-        state, poll, methods = self._state, self._state.completion_queue.poll, self._methods
+        state, poll, methods = self._state, self._poll, self._methods
         work, idle_work = self._work, self._idle_work
         self._ident = threading.get_ident()
         events = empty_polls = 0

@@ -26,7 +26,7 @@ from service.statistics import Statistics
 from service.tensors import Array, Rows, Spec, as_float32
 
 # While the transport's thread runs a batch it moves no bytes and answers no probe: for no longer than this.
-_SHORT_S = 0.010
+_SHORT_S = 0.005
 # Smaller batches would cost more in calls of the graph than is won by staying in one thread.
 _LEAST_BATCH_ROWS = 32
 
@@ -70,7 +70,7 @@ class ServedModel:
     """Owns the session and the dispatcher of a package; `close` runs what waits and frees both.
 
     The session is warmed before this returns; raises what the session raises. `work`: the transport's thread, where
-    batches are run on a CPU, of as many rows as are done in ten milliseconds; None where there is no such thread.
+    batches are run on a CPU, of as many rows as are done in five milliseconds; None where there is no such thread.
     `shadow_share`: of the rows of Encode, 0 to 1, those that are reconstructed too when there is nothing else to do.
     """
 

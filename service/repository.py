@@ -37,7 +37,8 @@ class _Served:
 class Repository:
     """Loads packages, hands out models and closes them. `get` and `all` may be called from any thread.
 
-    `on_change` is told the name whenever what is served of it has changed, and whether any version is left.
+    `on_change` is told the name whenever what is served of it has changed, and whether any version is left. `settle` is
+    called when a change is over, the start among them.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Repository:
         work: Work | None = None,
         shadow_share: float = 0.0,
         on_change: Callable[[str, bool], None] = lambda name, served: None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._models = models
         self._work = work
@@ -62,6 +64,7 @@ class Repository:
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
         self._on_change = on_change
+        self._settle = settle
         self._changing = threading.Lock()
         self._served: dict[str, _Served] = {}
         self._prepared: dict[str, dict[int, ServedModel]] = {}
@@ -85,6 +88,7 @@ class Repository:
                     ready.append(version)
                     self.apply(replace(plan, versions=tuple(sorted(ready))))
         self._complete = True
+        self._settle()
         return refused
 
     def prepare(self, name: str, version: int) -> None:
@@ -135,6 +139,9 @@ class Repository:
                 model.retire()
                 log.info("model closed", extra={"model": model.name, "version": str(model.version)})
             self._retiring = []
+        del before, prepared, models  # so that what was closed is freed
+        if self._complete:
+            self._settle()
 
     def discard(self, name: str) -> None:
         """Close what was prepared of a name and is not to be served."""

@@ -22,7 +22,7 @@ from service.cores import cpu_limit
 from service.errors import StartError
 from service.guard import Guard
 from service.inference_protocol import InferenceProtocol
-from service.memory import keep_memory
+from service.memory import keep_memory, settle
 from service.metrics import Metrics
 from service.observation import Observer, Tracer
 from service.plans import Plan
@@ -74,6 +74,7 @@ class Server:
             work=self._transport.work,
             shadow_share=settings.shadow_share,
             on_change=self._tell_health,
+            settle=settle,
         )
         servicer = Servicer(
             self.repository, max_interpolation_points=settings.max_interpolation_points, metrics=metrics

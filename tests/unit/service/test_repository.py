@@ -54,6 +54,25 @@ def version_of(repository: Repository, name: str, version: str = "") -> int:
     return repository.get(autoencoder_pb2.ModelSelector(name=name, version=version)).version
 
 
+def test_the_start_and_each_change_settle_once(registry: CollectorRegistry, tmp_path: Path) -> None:
+    settled = []
+    subject = Repository(
+        models=tmp_path,
+        device=Device(provider=CPU),
+        threads=1,
+        max_batch_rows=4,
+        max_queue_rows=16,
+        metrics=Metrics(registry),
+        settle=lambda: settled.append([card.version for card in subject.all()]),
+    )
+    for version in (1, 2):
+        tiny.write(tmp_path, version=version)
+    subject.load_all(plans_of(tmp_path), stop=never)
+    subject.apply(Plan(name="tiny", versions=(2,)))
+    assert settled == [[2, 1], [2]]
+    subject.close()
+
+
 def test_the_latest_version_answers_unless_another_is_named(repository: Repository, tmp_path: Path) -> None:
     for version in (10, 9):
         tiny.write(tmp_path, version=version)
