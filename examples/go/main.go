@@ -206,11 +206,10 @@ func stream(ctx context.Context, stub pb.AutoencoderServiceClient, o options, ro
 			Request:        &pb.StreamRequest_Encode{Encode: ask},
 		}
 	}
-	latents, failed := Array{}, 0
+	latents, encoded := Array{}, int64(0)
 	err := Stream(ctx, stub, int(o.inFlight), next, func(answer *pb.StreamResponse) error {
 		if wrong := answer.GetError(); wrong != nil {
 			fmt.Fprintf(os.Stderr, "row %d: %s\n", answer.Id, DescribeOnStream(wrong))
-			failed++
 			return nil
 		}
 		one, err := FromTensor(answer.GetEncode().GetLatents())
@@ -222,10 +221,11 @@ func stream(ctx context.Context, stub pb.AutoencoderServiceClient, o options, ro
 			latents.Floats = make([]float32, int(count)*len(one.Floats))
 		}
 		copy(latents.Floats[int(answer.Id)*len(one.Floats):], one.Floats)
+		encoded++
 		return nil
 	})
-	if err == nil && failed > 0 {
-		err = fmt.Errorf("%d of %d rows have no latent", failed, count)
+	if err == nil && encoded < count {
+		err = fmt.Errorf("%d of %d rows have no latent", count-encoded, count)
 	}
 	return latents, err
 }

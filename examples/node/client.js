@@ -82,16 +82,16 @@ async function stream(client, model, rows, { inFlight }) {
     for (const row of rowsOf(rows)) yield { id: id++, encode: { model, rows: toTensor(row, shape) } };
   }
   const latents = new Array(rows.shape[0]);
-  let failed;
+  let encoded = 0;
   for await (const answer of client.stream(requests(), inFlight)) {
     if (answer.response === 'error') {
       console.error(`row ${answer.id}: ${describe(answer.error)}`);
-      failed = true;
     } else {
       latents[answer.id] = fromTensor(answer.encode.latents);
+      encoded += 1;
     }
   }
-  if (failed) return undefined;
+  if (encoded < latents.length) throw new Error(`${latents.length - encoded} of ${latents.length} rows have no latent`);
   const [{ values, shape: latentShape }] = latents;
   const all = new Float32Array(latents.length * values.length);
   latents.forEach((each, row) => all.set(each.values, row * values.length));
@@ -130,7 +130,6 @@ async function main() {
       return 0;
     }
     const result = await operation(client, { name, version }, npy.read(source), options);
-    if (!result) return 1;
     npy.write(target, result);
     console.log(`${target}: ${result.shape.join('x')} float32`);
     return 0;

@@ -1,4 +1,4 @@
-// `node --test examples/node`, with HOURGLASS_ADDRESS; any model that takes 28x28 will do, `mnist-conv` is asked.
+// `node --test examples/node/client.test.js`, with HOURGLASS_ADDRESS; any model that takes 28x28 will do, `mnist-conv` is asked.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

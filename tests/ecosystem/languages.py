@@ -159,6 +159,7 @@ def assert_errors_are_told(command: Command, server: ServerProcess) -> None:
     streamed = command.fails("stream", *where, "--model", "huge")
     for row in range(3):
         assert f"row {row}: {no_model}" in streamed
+    assert streamed.endswith("\n3 of 3 rows have no latent\n")
     no_version = command.fails("encode", *where, "--model", f"{CONV}/7")
     assert no_version.startswith("NOT_FOUND: ")
     assert "reason NO_SUCH_VERSION" in no_version
@@ -180,6 +181,23 @@ def assert_errors_are_told(command: Command, server: ServerProcess) -> None:
     usage = command("nonsense")
     assert (usage.returncode, usage.stdout) == (2, "")
     assert usage.stderr.startswith("usage: ")
+
+
+def assert_a_stop_is_told(command: Command, server: ServerProcess) -> None:
+    """The service stops in the middle of a stream."""
+    np.save(command.folder / "rows.npy", np.concatenate([DIGITS] * 200))
+    with subprocess.Popen(
+        [*command.words, "stream", "--address", server.address, "--in-flight", "2", "rows.npy", "answer.npy"],
+        cwd=command.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        answered = 'autoencoder_stream_messages_total{code="OK"}'
+        while server.metric(answered) < 100:
+            assert process.poll() is None, process.communicate()
+        server.terminate()
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith("UNAVAILABLE: ")
+    assert not (command.folder / "answer.npy").exists()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ def test_the_page_gives_what_our_own_client_gets(client: Command, tmp_path: Path
 def test_errors_have_their_status_and_details(client: Command, tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         languages.assert_errors_are_told(client, server)
+        languages.assert_a_stop_is_told(client, server)
 
 
 def test_tls_and_tokens(client: Command, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def test_the_page_gives_what_our_own_client_gets(client: Command, tmp_path: Path
 def test_errors_have_their_status_and_details(client: Command, tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         languages.assert_errors_are_told(client, server)
+        languages.assert_a_stop_is_told(client, server)
 
 
 def test_tls_and_tokens(client: Command, tmp_path: Path) -> None:
@@ -37,6 +38,6 @@ def test_tls_and_tokens(client: Command, tmp_path: Path) -> None:
 
 def test_its_own_tests_pass(client: Command, tmp_path: Path) -> None:
     with serving(tmp_path) as server:
-        done = run(["node", "--test", "examples/node"], ROOT, HOURGLASS_ADDRESS=server.address)
+        done = run(["node", "--test", "examples/node/client.test.js"], ROOT, HOURGLASS_ADDRESS=server.address)
     assert done.returncode == 0, done.stdout
     assert "# skipped 0" in done.stdout
