@@ -21,9 +21,18 @@ IMAGE = hourglass:$(VERSION)$(if $(filter gpu,$(DEVICE)),-gpu)
 # Compiled to descriptors only: see service/inference_messages.py.
 INFERENCE := inference/inference.proto inference/model_config.proto
 PROJECTS := pyproject.toml client/pyproject.toml constraints.txt
+# The clients in other languages that this machine has the tools for; the tests of the others skip, and say why.
+NODE_CLIENT := examples/node/node_modules/ready
+SHELL_CLIENT := examples/shell/node_modules/ready
+GO_CLIENT := build/go/client
+have = $(shell for tool in $(1); do command -v $$tool >/dev/null || exit; done; echo yes)
+CLIENTS := $(if $(call have,npm),$(NODE_CLIENT) $(SHELL_CLIENT)) \
+	$(if $(call have,go protoc protoc-gen-go protoc-gen-go-grpc),$(GO_CLIENT))
+# The .proto files that nothing may break for clients: make buf AGAINST=v0.1.0
+AGAINST ?= HEAD
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo playground test test-oldest test-ecosystem check format proto train zoo chaos bench reproduce gpu-test image image-test clean
+.PHONY: help run demo playground test test-oldest test-ecosystem check format proto buf train zoo chaos bench reproduce gpu-test image image-test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +52,7 @@ test: $(VENV)/develop ## run all tests (ARGS="-k batcher"; JOBS=1 for one proces
 test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
 	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/unit/service/test_tokens.py tests/integration/test_stream.py $(ARGS)
 
-test-ecosystem: $(VENV)/develop .venv-tritonclient/ready .venv-kserve/ready ## run the tests with Triton's and KServe's own clients
+test-ecosystem: $(VENV)/develop .venv-tritonclient/ready .venv-kserve/ready $(CLIENTS) ## run the tests with Triton's and KServe's own clients, Node's, Go's and buf
 	$(BIN)/pytest tests/ecosystem $(ARGS)
 
 gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
@@ -76,6 +85,12 @@ format: $(VENV)/develop ## format the code and sort the imports
 proto: $(VENV)/develop ## generate the stubs from the .proto files
 	$(call generate,proto,service)
 
+buf: $(SHELL_CLIENT) ## check the .proto files: their style, and that clients of AGAINST (a commit; HEAD) can go on
+	examples/shell/node_modules/.bin/buf lint proto
+	@mkdir -p build
+	git archive --output build/proto-against.tar $(AGAINST) proto
+	examples/shell/node_modules/.bin/buf breaking proto --against build/proto-against.tar#subdir=proto
+
 train: $(VENV)/develop ## train one recipe: make train RECIPE=conv ARGS="--data digits"
 	@test -n "$(RECIPE)" || { echo "which recipe? make train RECIPE=NAME, with one of:"; $(BIN)/python -m training list; exit 2; }
 	$(BIN)/python -m training train $(RECIPE) $(ARGS)
@@ -94,7 +109,7 @@ reproduce: $(VENV)/develop ## write docs/reproduction.md; first run what is name
 	$(BIN)/python -m benchmarks.reproduction table
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
-	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve examples/*/node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define generate
@@ -132,3 +147,18 @@ $(OLDEST)/develop: $(PROJECTS)
 	$(PYTHON) -m venv .venv-$*
 	@.venv-$*/bin/pip install --quiet --requirement $<
 	@touch $@
+
+# Only what the lock file names, and no script of a package is run (.npmrc).
+examples/%/node_modules/ready: examples/%/package.json examples/%/package-lock.json examples/%/.npmrc
+	@echo "installing the packages of examples/$*, once"
+	@cd examples/$* && npm ci --no-audit --no-fund --silent
+	@touch $@
+
+# With Debian's packages, which are sources in a GOPATH (docs/ecosystem.md). The .proto files name no Go package: M does.
+GO_PACKAGE := hourglass/autoencoder/v1
+GO_OPTIONS := Mautoencoder/v1/autoencoder.proto=$(GO_PACKAGE),Mautoencoder/v1/model.proto=$(GO_PACKAGE)
+$(GO_CLIENT): $(wildcard examples/go/*.go) $(PROTO)
+	@mkdir -p build/go/src
+	protoc -I proto --go_out=$(GO_OPTIONS):build/go/src --go-grpc_out=$(GO_OPTIONS):build/go/src \
+		autoencoder/v1/autoencoder.proto autoencoder/v1/model.proto
+	GO111MODULE=off GOPATH=$(CURDIR)/build/go:/usr/share/gocode go build -o $@ ./examples/go
