@@ -31,9 +31,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def write(out: Path, pages: Path) -> None:
-    """Raises PageError, or Abort of MkDocs with what it warned of in the log."""
-    assemble(pages)
+def render(pages: Path, out: Path) -> None:
+    """The pages as a site. Raises Abort, with what MkDocs warned of in the log."""
     config = load_config(str(ROOT / "mkdocs.yml"), docs_dir=str(pages), site_dir=str(out), strict=True)
     config.plugins.on_startup(command="build", dirty=False)
     try:
@@ -46,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        write(options.out, options.pages)
+        assemble(options.pages)
+        render(options.pages, options.out)
     except (PageError, Abort, ConfigurationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
