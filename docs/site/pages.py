@@ -90,8 +90,9 @@ class _Page:
         )
 
     def _prose(self, text: str) -> str:
-        text = _FORMULA.sub(lambda found: mathml(found[1]), text)
-        text = _IMAGE.sub(lambda found: found[1] + self._copied(self._resolved(found[2]), up=True) + found[3], text)
+        # In a span, since Markdown takes a line that begins with <math> for a block of its own.
+        text = _FORMULA.sub(lambda found: f"<span>{mathml(found[1])}</span>", text)
+        text = _IMAGE.sub(lambda found: found[1] + self._copied(self._resolved(found[2])) + found[3], text)
         return _LINK.sub(self._link, text)
 
     def _block(self, part: markdown.Part) -> str:
@@ -122,13 +123,12 @@ class _Page:
             raise PageError(f"{self._source.path}: links to {target}, and there is no {path}")
         return path
 
-    def _copied(self, path: str, *, up: bool = False) -> str:
-        """A picture's place in the site; in HTML, which MkDocs leaves alone, as the browser sees it."""
+    def _copied(self, path: str) -> str:
+        """A picture's place in the site, where it is copied to, as the page sees it."""
         place = self._out / "pictures" / Path(path).relative_to(Path(path).parts[0])
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self._root / path, place)
-        found = self._relative(place.relative_to(self._out).as_posix())
-        return f"../{found}" if up and self._name != "index.md" else found
+        return self._relative(place.relative_to(self._out).as_posix())
 
     def _relative(self, place: str) -> str:
         return posixpath.relpath(place, posixpath.dirname(self._name) or ".")

@@ -23,8 +23,8 @@ from training import recipes
 # What a browser fetches by itself; a link is only followed by people.
 FETCHED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
 MOST_BYTES = 1_000_000  # of the pictures of the concepts
-# Of 255; other pictures differ by more than 20. Another processor may round a pixel otherwise.
-LARGEST_MEAN_DIFFERENCE = 2.0
+# Of 255; another model in one of three lines is 2.8. Another processor may round a pixel otherwise.
+LARGEST_MEAN_DIFFERENCE = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +80,14 @@ def test_every_link_and_anchor_leads_somewhere(site: Path) -> None:
             place, _, anchor = url.partition("#")
             if re.match(r"\w+:", place):
                 continue
-            target = (
-                path.parent / place / "index.html" if not place.endswith(".png") else path.parent / place
-            ).resolve()
-            target = path if not place else target
-            assert target.exists(), f"{path}: links to {url}"
+            target = (path.parent / place).resolve() if place else path
+            assert target.is_file(), f"{path}: links to {url}"
             assert not anchor or anchor == "__skip" or anchor in read[target].anchors, f"{path}: no anchor {url}"
 
 
 def test_every_element_of_the_protos_is_described(site: Path) -> None:
     for name, text in api.pages().items():
-        anchors = Page(site / name.removesuffix(".md") / "index.html").anchors
+        anchors = Page((site / name).with_suffix(".html")).anchors
         for heading in re.findall(r"\{#(.+)\}", text):
             assert heading in anchors
         for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
@@ -117,7 +114,7 @@ def test_the_comments_are_those_of_the_proto() -> None:
 
 
 def test_every_public_name_of_the_client_is_described(site: Path) -> None:
-    anchors = Page(site / "python" / "index.html").anchors
+    anchors = Page(site / "python.html").anchors
     for name in hourglass.__all__:
         assert f"hourglass.{name}" in anchors
     for name, _ in inspect.getmembers(hourglass.Client, inspect.isfunction):
@@ -187,13 +184,13 @@ def tree(folder: Path, readme: str) -> Path:
 
 
 def test_links_of_the_repository_become_links_of_the_site(tmp_path: Path) -> None:
-    readme = "# Title\n\n[a](docs/a.md) [b](#use)\n\n```\n[c](nowhere.md)\n```\n\n## Use\n\nThe sum $`a^2`$.\n\n```math\nb\n```\n"
+    readme = "# Title\n\n[a](docs/a.md) [b](#use)\n\n```\n[c](nowhere.md)\n```\n\n## Use\n\n$`a^2`$ is a sum.\n\n```math\nb\n```\n"
     pages.assemble(tmp_path / "out", tree(tmp_path / "tree", readme))
     assert (
         tmp_path / "out" / "index.md"
     ).read_text() == "# Title\n\n[a](a.md) [b](#use)\n\n```\n[c](nowhere.md)\n```\n\n"
     quick_start = (tmp_path / "out" / "quick_start.md").read_text()
-    assert quick_start.startswith("# Quick start\n\n## Use\n\nThe sum <math")
+    assert quick_start.startswith("# Quick start\n\n## Use\n\n<span><math")
     assert 'display="block"' in quick_start
     assert (tmp_path / "out" / "a.md").read_text() == "# A\n\nthe code (`code.py`), `code.py`, [b](client.md#x)\n"
 
