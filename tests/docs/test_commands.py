@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import runpy
 import sys
 import tomllib
@@ -152,6 +153,16 @@ def test_other_blocks_are_what_they_say() -> None:
             assert part.language in {None, "", "sh", "bash", "python", "text", "math", *readers}, (
                 f"{commands.name(page)}:{part.line}: no test knows blocks of {part.language}"
             )
+
+
+def test_the_examples_of_help_are_taken() -> None:
+    count = 0
+    for path in (path for folder in commands.FOLDERS for path in (ROOT / folder).rglob("*.py")):
+        for examples in re.findall(r"^examples:\n((?:  .+\n)+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            for command in commands.of_block(examples, 1, commands.name(path)):
+                parsing.check(command)
+                count += 1
+    assert count > 25
 
 
 def test_files_that_commands_name_are_there() -> None:
