@@ -1,7 +1,8 @@
 """The pages of the site from the Markdown of the repository, where each text stands once.
 
 Links between files become links between pages; a link to a file that is no page becomes its name. Formulas, in the form
-that GitHub shows (```math and $`...`$), become MathML, which browsers draw without a script.
+that GitHub shows (```math and $`...`$), become MathML, which browsers draw without a script. What goes on with an item
+of a list after an empty line is indented by two spaces there, and by four here.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import posixpath
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import indent
 from urllib.parse import urlsplit
 
 from latex2mathml import converter
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _IMAGE = re.compile(r'(<img src=")([^"]+)(")')
 _FORMULA = re.compile(r"\$`([^`]+)`\$")
+_CONTINUED = re.compile(r"(?:\A|(?<=\n))\n((?: {2}\S.*\n)+)")
 _HEADING = re.compile(r"^## ", re.MULTILINE)
 
 
@@ -92,13 +95,14 @@ class _Page:
     def _prose(self, text: str) -> str:
         # In a span, since Markdown takes a line that begins with <math> for a block of its own.
         text = _FORMULA.sub(lambda found: f"<span>{mathml(found[1])}</span>", text)
+        text = _CONTINUED.sub(lambda found: f"\n{indent(found[1], '  ')}\n", text)
         text = _IMAGE.sub(lambda found: found[1] + self._copied(self._resolved(found[2])) + found[3], text)
         return _LINK.sub(self._link, text)
 
     def _block(self, part: markdown.Part) -> str:
         if part.language == "math":
             return f"{part.indent}<div>{mathml(part.text, display='block')}</div>\n"
-        return markdown.fenced(part)
+        return markdown.fenced(replace(part, indent=part.indent * 2))
 
     def _link(self, found: re.Match[str]) -> str:
         picture, label, target = found.groups()

@@ -85,6 +85,12 @@ def test_every_link_and_anchor_leads_somewhere(site: Path) -> None:
             assert not anchor or anchor == "__skip" or anchor in read[target].anchors, f"{path}: no anchor {url}"
 
 
+def test_no_markdown_is_left_as_it_was(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        text = re.sub(r"<(pre|script|style).*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not re.search(r"^(<p>)?([-*+|] |\d+\. |#+ )|```|\$`|\]\(", text, re.MULTILINE), path
+
+
 def test_every_element_of_the_protos_is_described(site: Path) -> None:
     for name, text in api.pages().items():
         anchors = Page((site / name).with_suffix(".html")).anchors
@@ -174,7 +180,7 @@ def tree(folder: Path, readme: str) -> Path:
     (folder / "README.md").write_text(readme)
     (folder / "docs").mkdir()
     (folder / "docs" / "a.md").write_text(
-        "# A\n\n[the code](../code.py), [`code.py`](../code.py), [b](../client/README.md#x)\n"
+        "# A\n\n[the code](../code.py), [`code.py`](../code.py), [b](../client/README.md#x)\n\n- a\n\n  ```text\n  b\n  ```\n\n  c\n- d\n"
     )
     (folder / "code.py").write_text("")
     for name in ("proto", "client/hourglass"):
@@ -192,7 +198,10 @@ def test_links_of_the_repository_become_links_of_the_site(tmp_path: Path) -> Non
     quick_start = (tmp_path / "out" / "quick_start.md").read_text()
     assert quick_start.startswith("# Quick start\n\n## Use\n\n<span><math")
     assert 'display="block"' in quick_start
-    assert (tmp_path / "out" / "a.md").read_text() == "# A\n\nthe code (`code.py`), `code.py`, [b](client.md#x)\n"
+    assert (
+        (tmp_path / "out" / "a.md").read_text()
+        == "# A\n\nthe code (`code.py`), `code.py`, [b](client.md#x)\n\n- a\n\n    ```text\n    b\n    ```\n\n    c\n\n- d\n"
+    )
 
 
 def test_a_link_to_nothing_is_named_with_its_page(tmp_path: Path) -> None:
