@@ -18,17 +18,12 @@ SITE = ROOT / "build" / "site"
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    return argparse.ArgumentParser(
         prog="python -m docs.site",
-        description="Write the documentation's site: pages from the Markdown of the repository, the API reference from "
-        "the comments of the .proto files, the Python reference from the client's docstrings. A link or anchor that "
-        "leads nowhere, and a page that mkdocs.yml does not name, end the build.",
+        description="Write the documentation's site into build/site: pages from the Markdown of the repository, the "
+        "API reference from the comments of the .proto files, the Python reference from the client's docstrings. A "
+        "link or anchor that leads nowhere, and a page that mkdocs.yml does not name, end the build.",
     )
-    top.add_argument("--out", type=Path, default=SITE, metavar="DIR", help="where the site goes (default: build/site)")
-    top.add_argument(
-        "--pages", type=Path, default=PAGES, metavar="DIR", help="where its Markdown goes (default: build/pages)"
-    )
-    return top
 
 
 def render(pages: Path, out: Path) -> None:
@@ -42,15 +37,15 @@ def render(pages: Path, out: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        assemble(options.pages)
-        render(options.pages, options.out)
+        assemble(PAGES)
+        render(PAGES, SITE)
     except (PageError, Abort, ConfigurationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"wrote {options.out}: open {options.out / 'index.html'}")
+    print(f"wrote {SITE}: open {SITE / 'index.html'}")
     return 0
 
 

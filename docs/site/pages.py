@@ -63,9 +63,11 @@ ELSEWHERE = {
 def assemble(out: Path, root: Path = ROOT) -> list[Path]:
     """Write all pages and the pictures that they show into the folder `out`, which is made anew. Raises PageError."""
     shutil.rmtree(out, ignore_errors=True)
-    sources = {path.name: Source(path=f"docs/{path.name}") for path in sorted((root / "docs").glob("*.md"))} | SOURCES
+    own = {path.name: Source(path=f"docs/{path.name}") for path in sorted((root / "docs").glob("*.md"))}
+    for name in own.keys() & SOURCES.keys():
+        raise PageError(f"docs/{name}: the site has a page of that name already, from {SOURCES[name].path}")
     written = []
-    for name, source in sources.items():
+    for name, source in (own | SOURCES).items():
         written.append(_write(out / name, _Page(name, source, out, root).text()))
     for name, text in (api.pages(root) | python.pages(root)).items():
         written.append(_write(out / name, text))
@@ -87,10 +89,11 @@ class _Page:
 
     def text(self) -> str:
         whole = (self._root / self._source.path).read_text(encoding="utf-8")
-        return "".join(
-            self._prose(part.text) if part.language is None else self._block(part)
-            for part in markdown.parts(_cut(whole, self._source))
-        )
+        try:
+            parts = list(markdown.parts(_cut(whole, self._source)))
+        except ValueError as error:
+            raise PageError(f"{self._source.path}: {error}") from error
+        return "".join(self._prose(part.text) if part.language is None else self._block(part) for part in parts)
 
     def _prose(self, text: str) -> str:
         # In a span, since Markdown takes a line that begins with <math> for a block of its own.

@@ -209,6 +209,15 @@ def test_a_link_to_nothing_is_named_with_its_page(tmp_path: Path) -> None:
         pages.assemble(tmp_path / "out", tree(tmp_path / "tree", "# Title\n\n[x](nowhere.md)\n"))
 
 
+def test_no_page_takes_the_place_of_another(tmp_path: Path) -> None:
+    root = tree(tmp_path / "tree", "# Title\n")
+    (root / "docs" / "client.md").write_text("# Another\n")
+    with pytest.raises(
+        pages.PageError, match=r"docs/client.md: the site has a page of that name already, from client/README.md"
+    ):
+        pages.assemble(tmp_path / "out", root)
+
+
 def test_a_fence_that_is_not_closed_is_found() -> None:
     with pytest.raises(ValueError, match="line 2: the fence is not closed"):
         list(markdown.parts("a\n```\nb\n"))
