@@ -21,7 +21,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
     ServiceDescriptorProto,
 )
-from grpc_tools import protoc
+from grpc_tools import protoc  # type: ignore[import-untyped]
 
 # The files, and what each page is called.
 FILES = {

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("benchmarks", "client", "deploy", "docs", "examples", "models", "proto", "service", "training")
 
 _INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
+_NOT_OURS = re.compile(r"models/[^/]+/\d+/|/node_modules/|/\.venv")
 _VARIABLE = re.compile(r"[A-Z_]+=")
 _LOOP = re.compile(r"\s*(for|while|if|\{)\s")
 _OPERATORS = {"&&", "||", "|", ";"}
@@ -37,11 +38,11 @@ class Command:
 
 
 def pages() -> list[Path]:
-    """Every page of Markdown that is written by hand."""
+    """Every page of Markdown that is written here, by hand."""
     found = [*ROOT.glob("*.md")]
     for folder in FOLDERS:
         found += (ROOT / folder).rglob("*.md")
-    return sorted(path for path in found if not re.fullmatch(r"models/[^/]+/\d+/README.md", name(path)))
+    return sorted(path for path in found if not _NOT_OURS.search(name(path)))
 
 
 def name(page: Path) -> str:
