@@ -21,7 +21,8 @@ _NOT_OURS = re.compile(r"models/[^/]+/\d+/|/node_modules/|/\.venv")
 _VARIABLE = re.compile(r"[A-Z_]+=")
 _LOOP = re.compile(r"\s*(for|while|if|\{)\s")
 _OPERATORS = {"&&", "||", "|", ";"}
-_PROGRAMS = ("make", "python", ".venv/bin/python", "hourglass", ".venv/bin/hourglass", "torchrun")
+_REDIRECTIONS = {"<", ">", ">>"}
+_PROGRAMS = ("apt-get", "make", "pip", "python", ".venv/bin/python", "hourglass", ".venv/bin/hourglass", "torchrun")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,9 @@ def of_line(text: str, line: int, page: str) -> Iterator[Command]:
     except ValueError as error:
         raise ValueError(f"{page}:{line}: is not a command: {text!r} ({error}). Output is fenced as ```text") from error
     words: list[str] = []
+    while _REDIRECTIONS & set(tokens):
+        at = next(at for at, token in enumerate(tokens) if token in _REDIRECTIONS)
+        del tokens[at : at + 2]
     for token in [*tokens, ";"]:
         if token not in _OPERATORS:
             words.append(token)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import runpy
 import shlex
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ from training import commands as training_commands
 from training.errors import TrainingError
 
 _INTERPRETER = ".venv/bin/python"
-_NOT_OURS = {"grpc_tools.protoc", "http.server"}  # modules that recipes of the Makefile run
+_NOT_OURS = {"grpc_tools.protoc"}  # modules that recipes of the Makefile run
 _WITHOUT_ARGPARSE = ("benchmarks.echo", "service.healthcheck")  # they take what stands there, or nothing
 _REQUIRED = "the following arguments are required"
 _PROJECTS = {"hourglass": ROOT / "pyproject.toml", "hourglass-client": ROOT / "client" / "pyproject.toml"}
@@ -72,7 +74,8 @@ def python(words: Sequence[str]) -> None:
     module, arguments = words[1], list(words[2:])
     if module in _MODULES:
         return _MODULES[module](arguments)
-    whole, package = ROOT / f"{module.replace('.', '/')}.py", ROOT / module.replace(".", "/") / "__main__.py"
+    folder = Path(sysconfig.get_path("stdlib")) if module.split(".")[0] in sys.stdlib_module_names else ROOT
+    whole, package = folder / f"{module.replace('.', '/')}.py", folder / module.replace(".", "/") / "__main__.py"
     if module not in _WITHOUT_ARGPARSE or not whole.exists():
         _parse(package if package.exists() else whole, module, arguments)
     return None
@@ -123,11 +126,19 @@ def pip(arguments: Sequence[str]) -> None:
                 raise Refused(f"{argument}: has no extra {', '.join(unknown)}")
 
 
+def apt_get(arguments: Sequence[str]) -> None:
+    """What is installed are names; whether there are such packages is not asked."""
+    if arguments[0] != "install" or not all(re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", name) for name in arguments[1:]):
+        raise Refused(f"apt-get install PACKAGE... is known here; got {shlex.join(arguments)}")
+
+
 PARSERS: dict[str, Callable[[Sequence[str]], None]] = {
+    "apt-get": apt_get,
     "hourglass": hourglass,
     "make": make,
     "pip": pip,
     "python": python,
+    "python3": python,
     "torchrun": torchrun,
 }
 _MODULES: dict[str, Callable[[Sequence[str]], None]] = {"service": service, "training": training}
@@ -136,7 +147,7 @@ _MODULES: dict[str, Callable[[Sequence[str]], None]] = {"service": service, "tra
 def _parse(program: Path, name: str, arguments: Sequence[str]) -> None:
     """Run a program until its arguments are parsed. Raises Refused where it is not there or does not take them."""
     if not program.is_file():
-        raise Refused(f"there is no {program.relative_to(ROOT)}")
+        raise Refused(f"there is no {program}")
     # Without a parser it would run, and do what it does.
     if ".parse_args(" not in program.read_text(encoding="utf-8"):
         raise Refused(f"{name}: does not parse its arguments with argparse")
