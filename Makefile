@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 OLDEST_GRPCIO := 1.81.1
 # How many files of tests run at the same time.
 JOBS ?= 2
-PYTHON_FILES := service training client/hourglass benchmarks deploy examples tests
+PYTHON_FILES := service training client/hourglass benchmarks deploy docs examples tests
 PROTO := $(wildcard proto/autoencoder/v1/*.proto)
 # Whatever builds containers here: docker only where its daemon answers.
 ENGINE ?= $(shell { docker info >/dev/null 2>&1 && echo docker; } || command -v podman || command -v buildah)
@@ -32,7 +32,7 @@ CLIENTS := $(if $(call have,npm),$(NODE_CLIENT) $(SHELL_CLIENT)) \
 AGAINST ?= HEAD
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo playground test test-oldest test-ecosystem check format proto buf train zoo chaos bench reproduce gpu-test image image-test clean
+.PHONY: help run demo playground test test-oldest test-ecosystem check format proto buf train zoo chaos bench reproduce gpu-test image image-test docs docs-serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,12 @@ bench: $(VENV)/develop ## measure the service beside its limits and peers (needs
 reproduce: $(VENV)/develop ## write docs/reproduction.md; first run what is named (ARGS="rifai-cae --seeds 0 1", ARGS=all: many hours)
 	@test -z '$(ARGS)' || $(BIN)/python -m benchmarks.reproduction run $(ARGS)
 	$(BIN)/python -m benchmarks.reproduction table
+
+docs: $(VENV)/develop ## write the documentation's site into build/site
+	@$(BIN)/python -m docs.site $(ARGS)
+
+docs-serve: docs ## and serve it on http://127.0.0.1:8000/
+	@exec $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
 	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve examples/*/node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis

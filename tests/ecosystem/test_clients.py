@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from hourglass import Client
+from tests.docs.commands import blocks
 from tests.ecosystem.environments import ROOT, python
 from tests.integration.serving import ServerProcess
 
@@ -96,6 +97,22 @@ def test_tritonclient_gets_what_our_own_client_gets(server: ServerProcess, tmp_p
         "StatusCode.UNIMPLEMENTED",
     ]
     assert errors[2][1] == "inputs: must be of rows; got 'latents'"
+
+
+def test_the_example_in_the_documentation_runs(server: ServerProcess) -> None:
+    (program,) = (part for part in blocks(ROOT / "docs" / "ecosystem.md", "python") if "tritonclient" in part.text)
+    done = subprocess.run(
+        [python("tritonclient"), "-c", program.text.replace("127.0.0.1:50051", server.address)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with Client(server.address) as client:
+        novelties = client.reconstruct(CONV, np.load(ROOT / "examples" / "digits.npz")["images"][:8]).novelties
+    assert done.stdout == f"{novelties}\n"
 
 
 def test_kserve_gets_what_our_own_client_gets(server: ServerProcess, tmp_path: Path) -> None:
