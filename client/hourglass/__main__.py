@@ -22,10 +22,10 @@ examples:
   hourglass models
   hourglass encode digits.npy latents.npy --model mnist-conv
   hourglass decode latents.npy digits.npy --model mnist-conv
-  hourglass reconstruct digits.npy again.npy --scores scores.csv
+  hourglass reconstruct digits.npy again.npy --model mnist-conv --scores scores.csv
   hourglass denoise noisy.png clean.png --model mnist-denoising
   hourglass admin --help
-  hourglass interpolate three.png eight.png strip.png --steps 9 --method spherical
+  hourglass interpolate three.png eight.png strip.png --model mnist-conv --steps 9 --method spherical
   hourglass batch encode digits.parquet latents.parquet --model mnist-conv
 
 A .npy file holds rows: its first dimension counts them, the others are the shape of the model's input (or latent).
