@@ -179,6 +179,8 @@ class _Loop(_server._Server):  # type: ignore[misc]
         self.streams: set[StreamRpc] = set()
         # Calls that do not listen for their caller's leaving yet, the oldest first.
         self.unwatched: dict[UnaryRpc, None] = {}
+        # Calls whose message has not come yet, the oldest first.
+        self.unread: dict[UnaryRpc, None] = {}
         self.draining = False
         self._poll = self._state.completion_queue.poll
         self._methods: dict[str, tuple[Method[Any], Meter]] = {}
@@ -301,12 +303,18 @@ class _Loop(_server._Server):  # type: ignore[misc]
         (StreamRpc if method.stream else UnaryRpc)(self, method, meter, event).begin()
 
     def _watch(self, now: float) -> None:
-        """Let calls that have been here for long listen for their caller's leaving; at a stop, all."""
+        """Let calls that have been here for long listen for their caller's leaving (at a stop, all), and end those
+        whose message does not come."""
         while self.unwatched:
             call = next(iter(self.unwatched))
             if now - call.began < _LONG_CALL_S and not self.draining:
                 break
             call.watch()
+        while self.unread:
+            call = next(iter(self.unread))
+            if now - call.began < self.limits.receive_timeout_s:
+                break
+            call.refuse_to_wait()
         if self.draining:
             for stream in tuple(self.streams):
                 stream.drain()

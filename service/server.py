@@ -173,6 +173,7 @@ def _transport(
         max_connection_streams=settings.max_connection_streams,
         max_header_bytes=settings.max_header_bytes,
         keepalive_s=settings.keepalive_s,
+        receive_timeout_s=settings.receive_timeout_s,
     )
     reason = None if settings.transport == "threaded" else completion_queue.why_not()
     if reason and settings.transport == "completion-queue":

@@ -46,6 +46,8 @@ class ThreadedTransport:
         self._limits = limits
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="handler")
+        # Where messages are waited for, so that it can be given up: grpcio itself waits for ever.
+        self._message_readers = ThreadPoolExecutor(limits.max_concurrent_requests, thread_name_prefix="message-reader")
         self._admission = Admission(limits.max_concurrent_requests)
         metrics.requests_in_flight.set_function(lambda: self._admission.inside)
         self._streams_lock = threading.Lock()
@@ -72,7 +74,7 @@ class ThreadedTransport:
             if method.stream:
                 handlers[method_name] = grpc.stream_stream_rpc_method_handler(self._stream(method, meter))
             else:
-                handlers[method_name] = grpc.unary_unary_rpc_method_handler(self._unary(method, meter))
+                handlers[method_name] = grpc.stream_unary_rpc_method_handler(self._unary(method, meter))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -98,13 +100,15 @@ class ThreadedTransport:
         for reader in tuple(self._readers):
             reader.join()
         self._pool.shutdown()
+        self._message_readers.shutdown()
 
-    def _unary(self, method: Method[Any], meter: Meter) -> Callable[[bytes, grpc.ServicerContext], bytes]:
-        def behaviour(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def _unary(self, method: Method[Any], meter: Meter) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
+        def behaviour(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             began = time.monotonic()
             observation = self._observation(meter, context, stream=False)
             try:
                 grant = self._grant(meter, context, observation)
+                request = self._message(requests)
                 self._admission.enter()
                 try:
                     call = _Call(context, grant, observation)
@@ -154,6 +158,18 @@ class ThreadedTransport:
             _succeeded(meter, began, context, observation)
 
         return behaviour
+
+    def _message(self, requests: Iterator[bytes]) -> bytes:
+        """Raises ServiceError."""
+        try:
+            request = self._message_readers.submit(next, requests, None).result(self._limits.receive_timeout_s)
+        except TimeoutError:
+            raise self._limits.no_message() from None
+        except grpc.RpcError:
+            request = None
+        if request is None:
+            raise Cancelled("CANCELLED", "the call ended without a message")
+        return request
 
     def _observation(self, meter: Meter, context: grpc.ServicerContext, *, stream: bool) -> Observation | None:
         if not self._observer.active:
