@@ -1,7 +1,7 @@
 """The whole service, started and stopped in order.
 
 Start: ports are taken -> NOT_SERVING -> packages verified, loaded and warmed -> SERVING.
-Stop:  NOT_SERVING -> lame-duck delay -> no new calls -> calls in flight end -> sessions close -> metrics last.
+Stop:  NOT_SERVING -> lame-duck delay -> no new calls -> calls end -> connections close -> sessions -> metrics last.
 """
 
 from __future__ import annotations
