@@ -35,6 +35,7 @@ SCENARIOS = {
         Scenario(clients.overload, "seconds", 1, 60),
         Scenario(files.truncated_during_load, "loads", 10, 200),
         Scenario(files.corrupted_package, "packages", 6, 100),
+        Scenario(files.full_disk, "labels", 3, 50),
         Scenario(files.expired_certificate, "certificates", 1, 10),
         Scenario(clock.clock_jumps, "jumps", 1, 20),
         Scenario(memory.little_memory, "large requests", 24, 400),
