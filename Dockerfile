@@ -5,11 +5,12 @@ FROM python:3.11-slim-bookworm AS build
 ARG DEVICE=cpu
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
-# What pyproject.toml says the service needs, and no more: the service itself runs from its sources.
+# What pyproject.toml says the service needs, traces among it (4 MB), and no more: the service itself runs from its sources.
 RUN case "$DEVICE" in cpu|gpu) ;; *) echo "DEVICE: must be cpu or gpu; got $DEVICE" >&2; exit 1 ;; esac && \
     python -c "import sys, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-needs = project['dependencies'] + project['optional-dependencies'][sys.argv[1]]; \
+extras = project['optional-dependencies']; \
+needs = project['dependencies'] + extras[sys.argv[1]] + extras['otel']; \
 print(*(need for need in needs if not need.startswith('hourglass-client')), sep='\n')" "$DEVICE" > requirements.txt
 # A secret pip-config is a pip.conf of one's own, for another index; nothing of it stays in the image.
 RUN --mount=type=secret,id=pip-config,target=/etc/pip.conf \

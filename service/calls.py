@@ -92,12 +92,19 @@ def handle(handler: Callable[[M, Call], None], request: M, call: Call) -> None:
             continue
 
 
+def _require_memory(size_bytes: int) -> None:
+    """Raises MemoryError. protobuf calls a message broken where it had no memory for what it holds: a copy of it, and
+    some more."""
+    bytearray(2 * size_bytes)
+
+
 def perform(method: Method[Any], request: bytes, call: Call) -> None:
     """Read a request and hand it to the method; whatever that raises is the answer."""
     try:
         try:
             message = method.parse(request)
         except DecodeError as error:
+            _require_memory(len(request))
             raise InvalidArgument("BAD_MESSAGE", f"the {len(request)} bytes are not a valid request message") from error
         handle(method.handle, message, call)
     except ServiceError as error:

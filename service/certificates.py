@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Certificates:
         self._on_expiry = on_expiry
         self._changes = Changes(path for path in self._paths if path is not None)
         self._loaded = _load(*self._paths)
-        self._warned_at = 0.0
+        self._warned_at, self._warned_expired = -math.inf, False
         self._tell()
 
     def look(self) -> None:
@@ -61,7 +62,7 @@ class Certificates:
                 log.error("the certificates stay as they were", extra={"reason": str(error)})
             else:
                 log.info("certificates read", extra=self._days())
-                self._warned_at = 0.0
+                self._warned_at, self._warned_expired = -math.inf, False
         self._tell()
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -84,10 +85,19 @@ class Certificates:
     def _tell(self) -> None:
         for kind, expiry in self._loaded.expiry.items():
             self._on_expiry(kind, expiry)
-        now = time.time()
-        if min(self._loaded.expiry.values()) < now + _WARN_S and now >= self._warned_at + _DAY_S:
-            self._warned_at = now
-            log.warning("a certificate expires soon, or has", extra=self._days())
+        left_s = min(self._loaded.expiry.values()) - time.time()
+        if left_s >= _WARN_S:
+            return
+        expired = left_s < 0
+        # A day that lasts a day even where the wall clock is moved.
+        now = time.monotonic()
+        if expired == self._warned_expired and now < self._warned_at + _DAY_S:
+            return
+        self._warned_at, self._warned_expired = now, expired
+        if expired:
+            log.error("a certificate has expired", extra=self._days())
+        else:
+            log.warning("a certificate expires soon", extra=self._days())
 
     def _days(self) -> dict[str, float]:
         now = time.time()

@@ -25,7 +25,7 @@ from google.protobuf.wrappers_pb2 import Int64Value
 from grpc import _server
 from prometheus_client import CollectorRegistry
 
-from service import grpc_core
+from service import connections, grpc_core
 from service.admission import Admission
 from service.calls import Method
 from service.errors import Cancelled
@@ -67,6 +67,7 @@ class CompletionQueueTransport:
     ) -> None:
         self._limits = limits
         self._metrics = metrics
+        self._port = 0
         self._admission = Admission(limits.max_concurrent_requests)
         metrics.requests_in_flight.set_function(lambda: self._admission.inside)
         self._pool = ThreadPoolExecutor(_SLOW_LANE_THREADS, thread_name_prefix="handler")
@@ -93,7 +94,8 @@ class CompletionQueueTransport:
             self._loop.add_method(full_name, method, Meter(self._metrics, full_name))
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        return listen(self._loop, address, credentials)
+        self._port = listen(self._loop, address, credentials)
+        return self._port
 
     def start(self) -> None:
         self._loop.start()
@@ -103,7 +105,8 @@ class CompletionQueueTransport:
         self._admission.refuse()
         self._loop.drain()
         self._admission.wait_until_empty(until)
-        # Answers that are on their way out, and streams such as health's Watch, which never end by themselves.
+        connections.end(self._port, _FAREWELL_S)
+        # Calls that did not end in their time, and streams such as health's Watch, which never end by themselves.
         self._loop.stop(_FAREWELL_S).wait()
         self._loop.join()
         self._pool.shutdown()
@@ -179,6 +182,8 @@ class _Loop(_server._Server):  # type: ignore[misc]
         self.streams: set[StreamRpc] = set()
         # Calls that do not listen for their caller's leaving yet, the oldest first.
         self.unwatched: dict[UnaryRpc, None] = {}
+        # Calls whose message has not come yet, the oldest first.
+        self.unread: dict[UnaryRpc, None] = {}
         self.draining = False
         self._poll = self._state.completion_queue.poll
         self._methods: dict[str, tuple[Method[Any], Meter]] = {}
@@ -301,12 +306,18 @@ class _Loop(_server._Server):  # type: ignore[misc]
         (StreamRpc if method.stream else UnaryRpc)(self, method, meter, event).begin()
 
     def _watch(self, now: float) -> None:
-        """Let calls that have been here for long listen for their caller's leaving; at a stop, all."""
+        """Let calls that have been here for long listen for their caller's leaving (at a stop, all), and end those
+        whose message does not come."""
         while self.unwatched:
             call = next(iter(self.unwatched))
             if now - call.began < _LONG_CALL_S and not self.draining:
                 break
             call.watch()
+        while self.unread:
+            call = next(iter(self.unread))
+            if now - call.began < self.limits.receive_timeout_s:
+                break
+            call.refuse_to_wait()
         if self.draining:
             for stream in tuple(self.streams):
                 stream.drain()

@@ -9,7 +9,7 @@ ServiceError
 ├── PermissionDenied     the token does not allow this
 ├── NotServed            the method is part of a protocol, and is not answered here
 ├── TooLarge             the request is over a limit that the operator set; send less in one message
-├── Overloaded           the queue is full; try again after `retry_after_s`
+├── Overloaded           the queue is full, or memory; try again after `retry_after_s`
 ├── Unavailable          loading or draining; try again, elsewhere if there is an elsewhere
 ├── DeadlineExceeded     the deadline passed or could not be met; the rows were not run
 ├── Cancelled            the caller went away
@@ -24,8 +24,11 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sys
 
 log = logging.getLogger(__name__)
+
+_MEMORY_RETRY_AFTER_S = 1.0
 
 
 class ServiceError(Exception):
@@ -96,8 +99,16 @@ class Internal(ServiceError):
         super().__init__("INTERNAL", f"internal error {self.error_id}", error_id=self.error_id)
 
 
-def internal_error(what: str) -> Internal:
-    """An Internal for the exception that is being handled, whose traceback goes to the log under the same id."""
+def internal_error(what: str) -> Internal | Overloaded:
+    """For the exception that is being handled: an Internal, and the log has the traceback under the same id; where
+    memory ran out, which a later or smaller request may not meet, an Overloaded."""
+    if isinstance(sys.exception(), MemoryError):
+        log.warning("no memory", extra={"what": what})
+        return Overloaded(
+            "NO_MEMORY",
+            "there was no memory for this; try again later, or with fewer rows",
+            retry_after_s=_MEMORY_RETRY_AFTER_S,
+        )
     error = Internal()
     log.exception(what, extra={"error_id": error.error_id})
     return error

@@ -42,6 +42,8 @@ class Loop(Protocol):
     streams: set[StreamRpc]
     # Calls that do not listen for their caller's leaving yet, the oldest first.
     unwatched: dict[UnaryRpc, None]
+    # Calls whose message has not come yet, the oldest first.
+    unread: dict[UnaryRpc, None]
 
     @property
     def is_here(self) -> bool:
@@ -145,6 +147,7 @@ class UnaryRpc(Rpc):
         if not self._enter():
             return
         self._loop.unwatched[self] = None
+        self._loop.unread[self] = None
         if not self._start((cygrpc.ReceiveMessageOperation(0),), self._on_message):
             self._end_with(internal_error("grpc took no operation"))
 
@@ -170,10 +173,17 @@ class UnaryRpc(Rpc):
         self._loop.unwatched.pop(self, None)
         self._start((cygrpc.ReceiveCloseOnServerOperation(0),), self._on_close)
 
+    def refuse_to_wait(self) -> None:
+        """The message has not come in time. What ends the call ends the wait for it too."""
+        self._end_with(self._loop.limits.no_message())
+
     def _on_message(self, event: Event) -> None:
         self._pending -= 1
+        self._loop.unread.pop(self, None)
         request = event.batch_operations[0].message()
-        if request is None:
+        if self._answered:
+            self._retire()
+        elif request is None:
             # Also what a caller that is gone already looks like.
             self._end_with(Cancelled("CANCELLED", "the call ended without a message"))
         else:
@@ -209,6 +219,7 @@ class UnaryRpc(Rpc):
             return
         self._answered = True
         self._loop.unwatched.pop(self, None)
+        self._loop.unread.pop(self, None)
         # They lead back to this call, and its rows would stay until the collector of cycles comes by.
         self._callbacks.clear()
         if not self._start(operations, self._on_sent):

@@ -1,7 +1,7 @@
 """The whole service, started and stopped in order.
 
 Start: ports are taken -> NOT_SERVING -> packages verified, loaded and warmed -> SERVING.
-Stop:  NOT_SERVING -> lame-duck delay -> no new calls -> calls in flight end -> sessions close -> metrics last.
+Stop:  NOT_SERVING -> lame-duck delay -> no new calls -> calls end -> connections close -> sessions -> metrics last.
 """
 
 from __future__ import annotations
@@ -173,6 +173,7 @@ def _transport(
         max_connection_streams=settings.max_connection_streams,
         max_header_bytes=settings.max_header_bytes,
         keepalive_s=settings.keepalive_s,
+        receive_timeout_s=settings.receive_timeout_s,
     )
     reason = None if settings.transport == "threaded" else completion_queue.why_not()
     if reason and settings.transport == "completion-queue":

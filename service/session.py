@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import bisect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ Rows = npt.NDArray[np.float32]
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 class Session(Protocol):
@@ -153,6 +156,17 @@ def _load(file: str, content: bytes, device: Device, threads: int, row_shape: tu
         raise PackageError(file, f"onnxruntime refuses it: {error}") from error
 
 
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """onnxruntime has one kind of error for everything that goes wrong in a run."""
+    try:
+        yield
+    except Exception as error:
+        if any(text in str(error) for text in _NO_MEMORY):
+            raise MemoryError(str(error)) from error
+        raise
+
+
 class _Graph:
     """One graph with one input and one output, both float32 with rows first."""
 
@@ -179,8 +193,10 @@ class _Graph:
         self._buffers: dict[int, ort.OrtValue] = {}
 
     def run(self, rows: Rows) -> Rows:
+        """Raises MemoryError, and what onnxruntime raises."""
         if self._device.name == "cpu":
-            result: Rows = self._session.run([self._output], {self._input: rows})[0]
+            with _memory_errors():
+                result: Rows = self._session.run([self._output], {self._input: rows})[0]
             return result
         return self.run_on(self._upload(rows))
 
@@ -207,5 +223,6 @@ class _Graph:
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._input, rows)
         binding.bind_output(self._output, output_device)
-        self._session.run_with_iobinding(binding)
+        with _memory_errors():
+            self._session.run_with_iobinding(binding)
         return binding

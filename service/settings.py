@@ -102,6 +102,12 @@ class Settings:
         "seconds of silence after which a connection is asked whether its client is there; it has 20 s to answer",
         least=1,
     )
+    receive_timeout_s: float = _setting(
+        60.0,
+        "seconds in which the message of a unary RPC must have come; later is DEADLINE_EXCEEDED, so that a client that "
+        "sends nothing holds no place of --max-concurrent-requests",
+        least=0.1,
+    )
     max_connection_age_s: float = _setting(
         0.0,
         "seconds after which a client is asked to connect anew, so that load spreads over new workers and pods; "

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from service import connections
 from service.admission import Admission
 from service.calls import Method, perform
 from service.errors import Cancelled, ServiceError, Unavailable, internal_error
@@ -45,7 +46,10 @@ class ThreadedTransport:
         self._own: set[str] = set()
         self._limits = limits
         self._metrics = metrics
+        self._port = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="handler")
+        # Where messages are waited for, so that it can be given up: grpcio itself waits for ever.
+        self._message_readers = ThreadPoolExecutor(limits.max_concurrent_requests, thread_name_prefix="message-reader")
         self._admission = Admission(limits.max_concurrent_requests)
         metrics.requests_in_flight.set_function(lambda: self._admission.inside)
         self._streams_lock = threading.Lock()
@@ -72,11 +76,12 @@ class ThreadedTransport:
             if method.stream:
                 handlers[method_name] = grpc.stream_stream_rpc_method_handler(self._stream(method, meter))
             else:
-                handlers[method_name] = grpc.unary_unary_rpc_method_handler(self._unary(method, meter))
+                handlers[method_name] = grpc.stream_unary_rpc_method_handler(self._unary(method, meter))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        return listen(self._server, address, credentials)
+        self._port = listen(self._server, address, credentials)
+        return self._port
 
     def start(self) -> None:
         self._server.start()
@@ -93,25 +98,25 @@ class ThreadedTransport:
             self._pool.submit(lambda: None).result(grace_s)
         self._admission.refuse()
         self._admission.wait_until_empty(until)
-        # Answers that are on their way out, and streams such as health's Watch, which never end by themselves.
+        connections.end(self._port, _FAREWELL_S)
+        # Calls that did not end in their time, and streams such as health's Watch, which never end by themselves.
         self._server.stop(_FAREWELL_S).wait()
         for reader in tuple(self._readers):
             reader.join()
         self._pool.shutdown()
+        self._message_readers.shutdown()
 
-    def _unary(self, method: Method[Any], meter: Meter) -> Callable[[bytes, grpc.ServicerContext], bytes]:
-        def behaviour(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def _unary(self, method: Method[Any], meter: Meter) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
+        def behaviour(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             began = time.monotonic()
             observation = self._observation(meter, context, stream=False)
             try:
                 grant = self._grant(meter, context, observation)
-                self._admission.enter()
-                try:
-                    call = _Call(context, grant, observation)
-                    perform(method, request, call)
-                    response = call.result()
-                finally:
-                    self._admission.leave()
+                request = self._message(requests)
+                self._enter(context)
+                call = _Call(context, grant, observation)
+                perform(method, request, call)
+                response = call.result()
             except ServiceError as error:
                 context.abort_with_status(meter.failed(error, began, observation))
                 raise AssertionError("this is a bug: abort returned") from error
@@ -128,24 +133,21 @@ class ThreadedTransport:
             observation = self._observation(meter, context, stream=True)
             try:
                 grant = self._grant(meter, context, observation)
-                self._admission.enter()
+                self._enter(context)
+                stream = _Stream(method, requests, context, self._limits, grant, observation)
+                reader = threading.Thread(target=self._read, args=(stream,), name="stream-reader", daemon=True)
+                with self._streams_lock:
+                    self._streams.add(stream)
+                    self._readers.add(reader)
+                    if self._draining:
+                        stream.drain()
+                reader.start()
                 try:
-                    stream = _Stream(method, requests, context, self._limits, grant, observation)
-                    reader = threading.Thread(target=self._read, args=(stream,), name="stream-reader", daemon=True)
-                    with self._streams_lock:
-                        self._streams.add(stream)
-                        self._readers.add(reader)
-                        if self._draining:
-                            stream.drain()
-                    reader.start()
-                    try:
-                        yield from stream.responses()
-                    finally:
-                        with self._streams_lock:
-                            self._streams.discard(stream)
-                        stream.leave()
+                    yield from stream.responses()
                 finally:
-                    self._admission.leave()
+                    with self._streams_lock:
+                        self._streams.discard(stream)
+                    stream.leave()
             except ServiceError as error:
                 context.abort_with_status(meter.failed(error, began, observation))
             except GeneratorExit:
@@ -154,6 +156,24 @@ class ThreadedTransport:
             _succeeded(meter, began, context, observation)
 
         return behaviour
+
+    def _enter(self, context: grpc.ServicerContext) -> None:
+        """Until all of the answer has gone out. Raises ServiceError."""
+        self._admission.enter()
+        if not context.add_callback(self._admission.leave):
+            self._admission.leave()
+
+    def _message(self, requests: Iterator[bytes]) -> bytes:
+        """Raises ServiceError."""
+        try:
+            request = self._message_readers.submit(next, requests, None).result(self._limits.receive_timeout_s)
+        except TimeoutError:
+            raise self._limits.no_message() from None
+        except grpc.RpcError:
+            request = None
+        if request is None:
+            raise Cancelled("CANCELLED", "the call ended without a message")
+        return request
 
     def _observation(self, meter: Meter, context: grpc.ServicerContext, *, stream: bool) -> Observation | None:
         if not self._observer.active:

@@ -16,7 +16,7 @@ import grpc
 
 from service import statuses
 from service.calls import Method, Work
-from service.errors import ServiceError
+from service.errors import DeadlineExceeded, ServiceError
 from service.guard import Guard
 from service.metrics import Metrics
 from service.observation import Observation
@@ -32,7 +32,8 @@ class Limits:
     connection is asked to end after `max_connection_age_s`, give or take a tenth, and has `connection_grace_s` for its
     calls; infinity for never. Connections beyond `max_connections` are closed at once; calls beyond
     `max_connection_streams` of one connection wait at the client or are UNAVAILABLE; a call with headers of more than
-    `max_header_bytes` is RESOURCE_EXHAUSTED. A connection that is silent for `keepalive_s` is asked whether anybody is
+    `max_header_bytes` is RESOURCE_EXHAUSTED. A unary call has `receive_timeout_s` for its message to come, and is
+    DEADLINE_EXCEEDED after that. A connection that is silent for `keepalive_s` is asked whether anybody is
     there, and ended where nobody answers."""
 
     max_concurrent_requests: int
@@ -44,6 +45,13 @@ class Limits:
     max_connection_streams: int = 4096
     max_header_bytes: int = 16384
     keepalive_s: float = 60.0
+    receive_timeout_s: float = 60.0
+
+    def no_message(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            "MESSAGE_TIMEOUT",
+            f"the request message did not come in --receive-timeout-s={self.receive_timeout_s:g} s; nothing was run",
+        )
 
 
 class GuardInterceptor(grpc.ServerInterceptor):

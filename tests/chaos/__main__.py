@@ -11,6 +11,7 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from unittest import SkipTest
 
 from tests.chaos.scenarios import SCENARIOS
 
@@ -41,15 +42,18 @@ def main() -> int:
         fault = ""
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="hourglass-chaos-") as folder:
+            skipped = ""
             try:
                 figures = scenario.run(Path(folder), length)
+            except SkipTest as reason:
+                skipped = str(reason)
             except Exception as error:  # the others are to run too
                 fault = f"{type(error).__name__}: {error}"
         took_s = time.monotonic() - began
         text = ", ".join(
             f"{key} {value:,.4g}" if value < 1000 else f"{key} {value:,.0f}" for key, value in figures.items()
         )
-        held = "no" if fault else "yes"
+        held = f"skipped: {skipped}" if skipped else "no" if fault else "yes"
         print(f"| {name} | {length:,} {scenario.unit} | {took_s:.1f} | {held} | {text} |", flush=True)
         if fault:
             print(f"{name}: {fault}", file=sys.stderr, flush=True)
@@ -61,6 +65,7 @@ def main() -> int:
                 "seconds": took_s,
                 "figures": figures,
                 "fault": fault,
+                "skipped": skipped,
             }
         )
     if arguments.json is not None:

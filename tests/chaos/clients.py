@@ -100,9 +100,9 @@ def slow_readers(folder: Path, count: int) -> dict[str, float]:
 
 def slow_loris(folder: Path, count: int) -> dict[str, float]:
     """Connections that never finish what they begin, so many of each kind: silent ones, half a preface, half a request
-    to the probes, and calls whose message does not come, as many as the service takes RPCs."""
+    to the probes, and calls whose message does not come, almost as many as the service takes RPCs: these it ends."""
     tiny.write(folder)
-    limits = ("--max-concurrent-requests", str(count + 16))
+    limits = ("--max-concurrent-requests", str(count + 16), "--receive-timeout-s", "3")
     with ServerProcess(folder, *limits) as server, ExitStack() as stack:
         with Load(server.address) as load:
             for target, content in (
@@ -123,10 +123,15 @@ def slow_loris(folder: Path, count: int) -> dict[str, float]:
             wait_until(
                 lambda: server.metric("autoencoder_requests_in_flight") >= count, "the calls do not reach the service"
             )
-            load.wait_for_more(200)
             assert server.get("/readyz")[0] == 200
-            for _ in calls:
-                leave.put(None)
+            for ended in calls:
+                error = ended.exception(CALL_S)
+                assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED, error
+                assert "--receive-timeout-s=3" in error.details(), error
+            load.wait_for_more(200)
+        assert server.metric('autoencoder_rejected_requests_total{reason="MESSAGE_TIMEOUT"}') == count
+        for _ in calls:
+            leave.put(None)  # so that the threads that would send their messages end
         wait_until_idle(server)
         assert_serves(server.address)
     assert_clean_end(server)

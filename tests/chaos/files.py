@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -122,6 +124,9 @@ def expired_certificate(folder: Path, count: int) -> dict[str, float]:
                 issue(4)
                 server.wait_for("certificates read", count=read + 2 * number + 1)
                 wait_until(lambda: not is_let_in(), "an expired certificate is good for its client")
+                server.wait_for("a certificate has expired", count=number + 1)
+                expiry = server.metric('autoencoder_certificate_expiry_timestamp_seconds{certificate="server"}')
+                assert 0 < expiry < time.time(), "the metric has another certificate"
                 load.wait_for_more(20)
                 issue(3600)
                 server.wait_for("certificates read", count=read + 2 * number + 2)
@@ -129,6 +134,44 @@ def expired_certificate(folder: Path, count: int) -> dict[str, float]:
         assert_serves(server.address, tls=tls)
     assert_clean_end(server)
     return load.figures
+
+
+def full_disk(folder: Path, count: int) -> dict[str, float]:
+    """The service cannot write any more, so many times: a label that was to be moved, and the version that was to be
+    loaded for it, stay as they were, nothing is left behind, and loading itself goes on. (A limit of the size of files
+    stands for the disk: it needs no rights, and for who writes it is the same.)"""
+    labels = tiny.write(folder).parent / "labels.json"
+    for version in (2, 3):
+        tiny.write(folder, version=version)
+    flags = ("--admin-address", "127.0.0.1:0", "--versions", "latest:1")
+    with ServerProcess(folder, *flags) as server:
+        pid = server.process.pid
+        with Load(server.address) as load, AdminClient(_admin_address(server)) as admin:
+            admin.label("tiny", "stable", "3", timeout_s=CALL_S)
+            before, beside = labels.read_bytes(), sorted(path.name for path in labels.parent.iterdir())
+            states = {state.version: state.state for state in admin.versions("tiny")}
+            for _ in range(count):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+                try:
+                    admin.label("tiny", "stable", "1", timeout_s=CALL_S)
+                except Unsupported as error:
+                    assert "cannot be written" in str(error), error
+                else:
+                    raise AssertionError("a label was moved that could not be written down")
+                admin.reload("tiny", timeout_s=CALL_S)
+                load.wait_for_more(10)
+                assert labels.read_bytes() == before
+                assert sorted(path.name for path in labels.parent.iterdir()) == beside, "a file is left behind"
+                assert {state.version: state.state for state in admin.versions("tiny")} == states
+                with Client(server.address) as client:
+                    assert client.model("tiny", version="stable", timeout_s=CALL_S).version == 3
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            admin.label("tiny", "stable", "1", timeout_s=CALL_S)
+            with Client(server.address) as client:
+                assert client.model("tiny", version="stable", timeout_s=CALL_S).version == 1
+        assert_serves(server.address)
+    assert_clean_end(server)
+    return load.figures | {"labels that could not be moved": count}
 
 
 def _swap(path: Path, content: bytes) -> None:

@@ -164,7 +164,9 @@ class Load:
             else:
                 self.lost += [what] * requests
             self._changed.notify_all()
-        self._stop.wait(_PAUSE_S)
+        # Who is told to go elsewhere goes on at once: the worst that can come to a service that stops.
+        if error.reason != "DRAINING":
+            self._stop.wait(_PAUSE_S)
 
     def _call(self, operation: Callable[..., None]) -> None:
         with Client(self._address, attempts=self._attempts, tls=self._tls, connections=2) as client:

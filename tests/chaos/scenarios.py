@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos import clients, files, life_cycle, memory
+from tests.chaos import clients, clock, files, life_cycle, memory
 
 
 @dataclass(frozen=True)
 class Scenario:
     """`run(folder, length)` raises AssertionError for a wrong answer, a lost request or a service that does not serve
-    afterwards, and returns figures. `folder`: an empty one of its own."""
+    afterwards, SkipTest where something that it needs is not here, and returns figures. `folder`: an empty one of its
+    own."""
 
     run: Callable[[Path, int], dict[str, float]]
     unit: str
@@ -34,8 +35,11 @@ SCENARIOS = {
         Scenario(clients.overload, "seconds", 1, 60),
         Scenario(files.truncated_during_load, "loads", 10, 200),
         Scenario(files.corrupted_package, "packages", 6, 100),
+        Scenario(files.full_disk, "labels", 3, 50),
         Scenario(files.expired_certificate, "certificates", 1, 10),
+        Scenario(clock.clock_jumps, "jumps", 1, 20),
         Scenario(memory.little_memory, "large requests", 24, 400),
+        Scenario(memory.memory_for_all_but_one, "large requests", 5, 200),
         Scenario(memory.leaks, "requests", 2_000, 1_000_000),
     )
 }

@@ -8,12 +8,8 @@ import pytest
 
 from tests.chaos.scenarios import SCENARIOS
 
-# What a caller that tries once is told in the moment in which a process ends is not for the service alone to say: that
-# is counted by `make chaos`.
-HERE = [name for name in SCENARIOS if name != "stops-without-retries"]
 
-
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_no_answer_is_wrong_no_request_is_lost_and_the_service_serves(name: str, tmp_path: Path) -> None:
     scenario = SCENARIOS[name]
     scenario.run(tmp_path, scenario.short)

@@ -65,6 +65,7 @@ def test_every_build_installs_one_onnxruntime_of_an_exact_version(device: str) -
     assert runtime.startswith("onnxruntime-gpu[cuda,cudnn]" if device == "gpu" else "onnxruntime>")
     names = {re.split(r"[\[><=]", line)[0] for line in requirements}
     assert "hourglass-client" not in names
+    assert "opentelemetry-sdk" in names, "--otel-endpoint needs it"
     pinned = {line.partition("==")[0].replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert names <= pinned
 

@@ -155,17 +155,37 @@ def test_an_expiry_is_told_and_warned_of_once_a_day(
     loaded = files.load(mutual=True)
     assert files.expiry["server"] == expires.timestamp()
     assert files.expiry["client-ca"] > time.time()
-    now = time.time()
-    warnings = []
-    for days in (9, 11, 11.5, 12.1, 41):
+    now, ran = time.time(), time.monotonic()
+    told = []
+    for days in (9, 11, 11.5, 12.1, 39.9, 40.1, 40.2, 41.2):
         monkeypatch.setattr(time, "time", lambda days=days: now + days * 86400)
+        monkeypatch.setattr(time, "monotonic", lambda days=days: ran + days * 86400)
         caplog.clear()
         loaded.look()
-        warnings.append([record.__dict__["server_expires_in_days"] for record in caplog.records])
-    assert warnings == [
+        told.append([(record.levelname, record.__dict__["server_expires_in_days"]) for record in caplog.records])
+    assert told == [
         [],
-        [pytest.approx(29, abs=0.1)],
+        [("WARNING", pytest.approx(29, abs=0.1))],
         [],
-        [pytest.approx(27.9, abs=0.1)],
-        [pytest.approx(-1, abs=0.1)],
+        [("WARNING", pytest.approx(27.9, abs=0.1))],
+        [("WARNING", pytest.approx(0.1, abs=0.1))],
+        [("ERROR", pytest.approx(-0.1, abs=0.1))],
+        [],
+        [("ERROR", pytest.approx(-1.2, abs=0.1))],
     ]
+
+
+def test_a_wall_clock_that_is_moved_back_does_not_hold_up_the_next_warning(
+    files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = trustme.CA()
+    files.write(authority, expires=datetime.now(UTC) + timedelta(days=20))
+    loaded = files.load()
+    now, ran = time.time(), time.monotonic()
+    caplog.clear()
+    monkeypatch.setattr(time, "time", lambda: now - 6 * 3600)
+    loaded.look()
+    assert not caplog.records
+    monkeypatch.setattr(time, "monotonic", lambda: ran + 86400)
+    loaded.look()
+    assert [record.getMessage() for record in caplog.records] == ["a certificate expires soon"]

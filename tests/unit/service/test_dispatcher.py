@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.dispatcher import Dispatcher, Job, Outputs, Result
-from service.errors import Cancelled, DeadlineExceeded, Internal, ServiceError, Unavailable
+from service.errors import Cancelled, DeadlineExceeded, Internal, Overloaded, ServiceError, Unavailable
 from service.metrics import Metrics
 from service.tensors import Array, Rows
 
@@ -153,7 +153,9 @@ def test_parts_that_cannot_be_joined_cost_their_request_only(
     harness.program.may_go.set()
     with monkeypatch.context() as patch:
         patch.setattr("service.dispatcher._join", no_memory)
-        assert isinstance(harness.submit(*map(float, range(20)))[1].exception(WAIT_S), Internal)
+        error = harness.submit(*map(float, range(20)))[1].exception(WAIT_S)
+        assert isinstance(error, Overloaded)
+        assert error.reason == "NO_MEMORY"
     for _ in range(4):
         assert harness.submit(3.0)[1].result(WAIT_S).outputs[0][0, 0] == 6
 

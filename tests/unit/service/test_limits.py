@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int64Value
 
-from tests.unit.service.test_transport import LIMITS, WAIT_S, Harness, answer_now, kind, square_of
+from tests.unit.service.test_transport import LIMITS, SERVICE, WAIT_S, Harness, answer_now, kind, square_of
 
 __all__ = ["kind"]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, PING = 4, 6
+OK = grpc.StatusCode.OK
 
 
 def frame(kind: int, payload: bytes = b"", flags: int = 0) -> bytes:
@@ -82,4 +87,45 @@ def test_a_client_that_is_silent_is_asked_and_then_left(kind: str) -> None:
         connection.sendall(PREFACE + frame(SETTINGS) + frame(SETTINGS, flags=1))
         kinds = [kind for kind, _ in frames(connection)]  # until the service ends it
     assert PING in kinds
+    subject.close()
+
+
+def test_a_call_whose_message_does_not_come_is_ended_and_leaves_its_place(kind: str) -> None:
+    subject = Harness(kind, threads=1, limits=replace(LIMITS, max_concurrent_requests=1, receive_timeout_s=0.3))
+    subject.on_call = answer_now
+    never: SimpleQueue[Int64Value | None] = SimpleQueue()
+    slow: Any = subject.channel.stream_unary(f"/{SERVICE}/Square", Int64Value.SerializeToString, Int64Value.FromString)
+    call = slow.future(iter(never.get, None))
+    assert call.exception(WAIT_S) is not None
+    assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "--receive-timeout-s=0.3 s" in call.details()
+    until = time.monotonic() + WAIT_S
+    while (last := square_of(subject.channel).future(Int64Value(value=3), timeout=WAIT_S)).code() is not OK:
+        assert last.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # its place is another's a moment later
+        assert time.monotonic() < until
+    assert last.result().value == 9
+    rejected = {"reason": "MESSAGE_TIMEOUT"}
+    assert subject.registry.get_sample_value("autoencoder_rejected_requests_total", rejected) == 1
+    never.put(Int64Value(value=5))  # too late, for nobody
+    never.put(None)
+    subject.calls.clear()
+    subject.close()
+
+
+def test_a_message_that_takes_its_time_is_waited_for(kind: str) -> None:
+    subject = Harness(kind, limits=replace(LIMITS, receive_timeout_s=WAIT_S))
+    subject.on_call = answer_now
+    leave = threading.Event()
+
+    def late() -> Iterator[Int64Value]:
+        leave.wait(WAIT_S)
+        yield Int64Value(value=6)
+
+    slow: Any = subject.channel.stream_unary(f"/{SERVICE}/Square", Int64Value.SerializeToString, Int64Value.FromString)
+    call = slow.future(late())
+    for _ in range(3):
+        assert subject.square(Int64Value(value=3), timeout=WAIT_S).value == 9
+    leave.set()
+    assert call.result(WAIT_S).value == 36
+    subject.calls.clear()
     subject.close()

@@ -1,11 +1,17 @@
-"""What the collector of cycles goes through. In a process of its own: it is one for all."""
+"""What the collector of cycles goes through, and what is said where there is no memory. In processes of their own: both
+are for all of one."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
-_SCRIPT = """
+import pytest
+
+from tests.integration.serving import ROOT
+
+_SETTLING = """
 import gc, weakref
 from service.memory import settle
 
@@ -27,4 +33,52 @@ assert freed() is None, "what is not needed any more stays for ever"
 
 
 def test_what_has_settled_is_left_out_of_collections_until_the_next_change() -> None:
-    subprocess.run([sys.executable, "-c", _SCRIPT], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", _SETTLING], check=True, timeout=60)
+
+
+_STARVING = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from autoencoder.v1 import autoencoder_pb2 as pb
+from service import packages
+from service.calls import Method, perform
+from service.session import CPU, Device, OnnxSession
+from tests import tiny
+from tests.chaos.memory import data_bytes
+
+class Call:
+    def fail(self, error):
+        print(error.reason, flush=True)
+
+def handle(request, call):
+    call.fail(ValueError("nothing was to be handled"))
+
+large = bytes(40 << 20)
+request = pb.EncodeRequest()
+request.rows.data = large
+message = request.SerializeToString()
+session = OnnxSession(packages.read(tiny.write(Path(sys.argv[1]))), Device(provider=CPU), threads=1, max_batch_rows=64)
+rows = np.zeros((2_000_000, 4, 4), np.float32)
+session.encode(rows[:1])
+
+resource.setrlimit(resource.RLIMIT_DATA, (data_bytes("self") + (8 << 20), resource.RLIM_INFINITY))
+perform(Method(parse=pb.EncodeRequest.FromString, handle=handle), message, Call())
+perform(Method(parse=pb.EncodeRequest.FromString, handle=handle), bytes([255, 255]), Call())
+perform(Method(parse=bytes, handle=lambda request, call: session.encode(rows)), b"", Call())
+perform(Method(parse=bytes, handle=lambda request, call: np.zeros(40 << 20)), b"", Call())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+def test_a_request_without_memory_is_told_so_wherever_it_ran_out(tmp_path: Path) -> None:
+    """In protobuf, in onnxruntime, in numpy; and a message that is broken is still called so."""
+    done = subprocess.run(
+        [sys.executable, "-c", _STARVING, str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["NO_MEMORY", "BAD_MESSAGE", "NO_MEMORY", "NO_MEMORY"], done.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import SimpleQueue
@@ -15,7 +17,7 @@ import trustme
 from google.protobuf.wrappers_pb2 import BytesValue, Int64Value
 from prometheus_client import CollectorRegistry
 
-from service import completion_queue, grpc_core, rpcs
+from service import admission, completion_queue, grpc_core, rpcs
 from service.calls import Call, Method
 from service.completion_queue import CompletionQueueTransport
 from service.errors import Cancelled, NotFound
@@ -268,6 +270,39 @@ def test_a_stop_serves_the_calls_that_wait_for_a_thread() -> None:
     assert sorted(future.result().value for future in futures) == [0, 1, 4, 9, 16]
     stopper.join(WAIT_S)
     assert not stopper.is_alive()
+    subject.channel.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere grpc cancels what comes in the moment of its end")
+def test_callers_without_a_pause_are_answered_or_unavailable_at_a_stop(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "_LINGER_S", 0.3)
+    subject = Harness(kind, threads=8)
+    subject.on_call = answer_now
+    told: Counter[grpc.StatusCode] = Counter()
+    enough = threading.Event()
+
+    def call_on_and_on() -> None:
+        with subject.connect() as channel:
+            square = square_of(channel)
+            while not enough.is_set():
+                futures = [square.future(Int64Value(value=3), timeout=WAIT_S) for _ in range(8)]
+                told.update(future.code() for future in futures)
+
+    callers = [threading.Thread(target=call_on_and_on) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for _ in range(50):
+        assert subject.came.acquire(timeout=WAIT_S)
+    subject.transport.stop(WAIT_S)
+    enough.set()
+    for caller in callers:
+        caller.join(WAIT_S)
+    assert told[grpc.StatusCode.OK] >= 50
+    assert told[grpc.StatusCode.UNAVAILABLE] > 0
+    assert set(told) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, told
+    subject.calls.clear()
     subject.channel.close()
 
 
