@@ -43,7 +43,7 @@ test: $(VENV)/develop ## run all tests (ARGS="-k batcher"; JOBS=1 for one proces
 test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
 	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/unit/service/test_tokens.py tests/integration/test_stream.py $(ARGS)
 
-test-ecosystem: $(VENV)/develop .venv-tritonclient/ready .venv-kserve/ready ## run the tests with Triton's and KServe's own clients
+test-ecosystem: $(VENV)/develop .venv-tritonclient/ready .venv-kserve/ready .venv-ray/ready ## run the tests with Triton's and KServe's own clients, and with Ray
 	$(BIN)/pytest tests/ecosystem $(ARGS)
 
 gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
@@ -94,7 +94,7 @@ reproduce: $(VENV)/develop ## write docs/reproduction.md; first run what is name
 	$(BIN)/python -m benchmarks.reproduction table
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
-	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve .venv-ray build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define generate
