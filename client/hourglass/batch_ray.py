@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import socket
 from collections.abc import Generator, Iterator
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -17,15 +20,14 @@ import numpy as np
 
 from hourglass.batch_inputs import Source, open_source
 from hourglass.batch_outputs import Sink
-from hourglass.batch_work import Patience, Work, digest_of
+from hourglass.batch_work import Model, Patience, Work, digest_of
 from hourglass.channel import is_local
 from hourglass.errors import HourglassError
 from hourglass.files import CommandError
 
 # Enough that nobody waits long for the last, few enough that a Parquet file is not opened in the middle all the time.
 _RUNS_A_WORKER = 8
-# A piece that ends its worker each time, for want of memory, must not do so for ever.
-_ATTEMPTS_A_RUN = 10
+_CONNECT_S = 10.0
 
 
 def work_on_ray(work: Work, source: Source, sink: Sink, wanted: list[bool], *, address: str | None) -> Generator[int]:
@@ -39,8 +41,6 @@ def work_on_ray(work: Work, source: Source, sink: Sink, wanted: list[bool], *, a
     try:
         _start(ray, address, work)
         yield from _results(ray, work, source, sink, wanted)
-    except ray.exceptions.RayTaskError as error:
-        raise _original(error) from error
     except (ray.exceptions.RayError, ConnectionError) as error:
         raise CommandError(f"Ray: {error}; the same command goes on") from error
     finally:
@@ -66,6 +66,8 @@ def _ray(*, own: bool) -> Any:
 
 
 def _start(ray: Any, address: str | None, work: Work) -> None:
+    if address is not None:
+        _require_reachable(address)
     ray.init(
         address=address or "local",
         include_dashboard=False if address is None else None,
@@ -83,6 +85,23 @@ def _start(ray: Any, address: str | None, work: Work) -> None:
     context.target_max_block_size, context.target_min_block_size = 1, 0
 
 
+def _require_reachable(address: str) -> None:
+    """Ray itself would try for a quarter of an hour. Raises CommandError."""
+    if "://" in address:
+        raise CommandError(
+            f"--ray-address: must be HOST:PORT or auto; got {address}. Ray Data wants its driver on a machine of the "
+            "cluster: start the command there, or with `ray job submit`"
+        )
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+        except OSError as error:
+            raise CommandError(f"--ray-address: nothing answers at {address}; {error}") from error
+    elif address != "auto":
+        raise CommandError(f"--ray-address: must be HOST:PORT or auto; got {address}")
+
+
 def _results(ray: Any, work: Work, source: Source, sink: Sink, wanted: list[bool]) -> Iterator[int]:
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
     runs = _runs(wanted, most_pieces=max(1, sum(wanted) // (_RUNS_A_WORKER * cpus)))
@@ -94,13 +113,14 @@ def _results(ray: Any, work: Work, source: Source, sink: Sink, wanted: list[bool
         num_cpus=1,
         # One at a time: a run that waits behind another might be begun elsewhere.
         compute=ray.data.ActorPoolStrategy(size=min(cpus, len(runs)), max_tasks_in_flight_per_actor=1),
-        ray_remote_args_fn=lambda: {"max_task_retries": _ATTEMPTS_A_RUN - 1},
     )
     for piece in pieces.iter_batches(batch_size=None, batch_format="numpy"):
-        (number,) = piece["piece"]
-        start = int(number) * work.piece_rows
+        if "error" in piece:
+            raise pickle.loads(piece["error"][0])
+        number = int(piece["piece"][0])
+        start = number * work.piece_rows
         results = [piece[f"result_{column}"][0] for column in range(len(piece) - 1)]
-        sink.write(int(number), start, results, source.names(start, start + len(results[0])))
+        sink.write(number, start, results, source.names(start, start + len(results[0])))
         yield len(results[0])
 
 
@@ -120,37 +140,41 @@ class _Pieces:
 
     def __init__(self, work: Work) -> None:
         self._work = work
+        self._patience = Patience(work.patience_s)
+        self._opened: tuple[Model, Source] | None = None
+
+    def __call__(self, runs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         try:
-            self._model = work.open()
+            if self._opened is None:
+                self._opened = self._open()
+            for first, stop in zip(runs["first"], runs["stop"], strict=True):
+                yield from self._made(*self._opened, [first <= number for number in range(stop)])
+        except (HourglassError, CommandError, OSError, ValueError) as error:
+            # Raised, it would be Ray's: with other words, a traceback, and for some a worker that is started anew.
+            error.__cause__ = None
+            yield {"error": np.array([pickle.dumps(error)], object)}
+
+    def _open(self) -> tuple[Model, Source]:
+        work = self._work
+        try:
+            model = work.open()
             whole = open_source(work.path, work.spec, column=work.column, resize=work.resize)
         except FileNotFoundError as error:
             raise CommandError(f"{error.filename}: is not there on {_node()}; every node must see the same") from error
         if whole.fingerprint != work.fingerprint:
             raise CommandError(f"{work.path}: is another file on {_node()}; every node must see the same")
-        if digest_of(self._model) != work.digest:
+        if digest_of(model) != work.digest:
             raise CommandError(f"--package: is another package on {_node()}; every node must see the same")
-        self._source, _ = work.share(whole)
-        self._patience = Patience(work.patience_s)
+        source, _ = work.share(whole)
+        return model, source
 
-    def __call__(self, runs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for first, stop in zip(runs["first"], runs["stop"], strict=True):
-            wanted = [first <= number for number in range(stop)]
-            for number, rows in self._source.pieces(self._work.piece_rows, wanted):
-                results = self._patience.persist(lambda rows=rows: self._work.ask(self._model, rows))  # type: ignore[misc]
-                # A piece is one row of what is handed on: Ray cannot split it.
-                columns = {f"result_{column}": result[None] for column, result in enumerate(results)}
-                yield {"piece": np.array([number]), **columns}
+    def _made(self, model: Model, source: Source, wanted: list[bool]) -> Iterator[dict[str, Any]]:
+        for number, rows in source.pieces(self._work.piece_rows, wanted):
+            results = self._patience.persist(partial(self._work.ask, model, rows))
+            # A piece is one row of what is handed on: Ray cannot split it.
+            columns = {f"result_{column}": result[None] for column, result in enumerate(results)}
+            yield {"piece": np.array([number]), **columns}
 
 
 def _node() -> str:
     return os.uname().nodename
-
-
-def _original(error: Any) -> Exception:
-    """What was raised in the worker, of what Ray has wrapped around it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, HourglassError | CommandError | OSError) and type(cause).__module__ != "ray.exceptions":
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return CommandError(f"Ray: a worker failed: {error}")
