@@ -178,7 +178,10 @@ def parser() -> argparse.ArgumentParser:
         help="how long the service may be away, or full, before the job gives up (default: 600)",
     )
     bulk.add_argument(
-        "--piece-rows", metavar="N", type=_count, help="rows that are kept at a time (default: what fits in 8 MiB)"
+        "--piece-rows",
+        metavar="N",
+        type=_count,
+        help="rows that are kept at a time (default: what fits in 8 MiB; fewer where work is shared out)",
     )
     bulk.set_defaults(run=batch.run)
     admin_commands.add_parsers(add, secured)

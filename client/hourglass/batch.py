@@ -21,6 +21,8 @@ from hourglass.results import ModelCard
 JOIN = "join"
 _PIECE_BYTES = 8 << 20
 _MOST_PIECE_ROWS = 1 << 16
+# Work that is shared out comes in so many pieces at least, where they are no smaller than a message.
+_SHARED_PIECES, _FEWEST_SHARED_ROWS = 1000, 256
 _LINE_S = 10.0
 
 
@@ -79,6 +81,8 @@ def run(model: Model, arguments: argparse.Namespace) -> None:
 
 def _work(arguments: argparse.Namespace, model: Model, card: ModelCard, source: Source, begun: dict[str, Any]) -> Work:
     fitting = max(1, min(_MOST_PIECE_ROWS, _PIECE_BYTES // source.row_bytes))
+    if arguments.engine == "ray" or arguments.shard is not None:
+        fitting = min(fitting, max(_FEWEST_SHARED_ROWS, -(-source.row_count // _SHARED_PIECES)))
     return Work(
         open=arguments.open,
         service=arguments.address if arguments.package is None else None,
