@@ -6,8 +6,8 @@ Bare onnxruntime reads the file piece by piece, scales the rows, runs the graphs
 writes the result. The service has its own defaults, and shares the cores with the client; with a package, onnxruntime
 runs in the command itself, or, with Ray, in its workers. Rounds alternate; medians are printed, by the clock and by the
 processors' time. On a machine that others use too the clock favours whoever has more threads; the processors' time does
-not. Of Ray, whose processes come and go, it is not known, and its clock begins with the first piece: its start takes
-seconds, however many rows there are. Ray's environment: make .venv-ray/ready.
+not. Ray is measured from the first piece on, with all its processes: its start takes seconds, however many rows there
+are. Ray's environment: make .venv-ray/ready.
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ def _ours(
     else:
         command += ["--package", str(package)]
     if subject in (RAY_SERVICE, RAY_PACKAGE):
-        return {CLOCK: _on_ray([*command, "--engine", "ray"])}
+        # What lies between the first piece and the last is measured: there must be several.
+        piece_rows = min(PIECE_ROWS, len(np.load(folder / "rows.npy", mmap_mode="r")) // 20)
+        return _on_ray([*command, "--engine", "ray", "--piece-rows", str(piece_rows)], server.process.pid)
     began, began_cpu = time.monotonic(), time.process_time() + _processor_s(server.process.pid)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         code = hourglass(command)
@@ -155,34 +157,51 @@ def _ours(
     }
 
 
-# Says when each piece came, beside what the command does.
+# Says how far it was when, and what processor time Ray and the service had had, beside what the command does.
 _TIMED = """
 import json, sys, time
 from hourglass import batch_ray
 from hourglass.__main__ import main
-work_on_ray, came = batch_ray.work_on_ray, []
+work_on_ray, seen = batch_ray.work_on_ray, []
+server = int(sys.argv.pop(1))
+def processor_s():
+    import psutil  # which Ray brings along
+    own, total = psutil.Process(), 0.0
+    for each in (own, *own.children(recursive=True), psutil.Process(server)):
+        try:
+            times = each.cpu_times()
+            total += times.user + times.system
+        except psutil.NoSuchProcess:
+            pass
+    return total
 def timed(*arguments, **named):
+    done = 0
     for rows in work_on_ray(*arguments, **named):
-        came.append((time.monotonic(), rows))
+        done += rows
+        now = time.monotonic()
+        if not seen or now - seen[-1][0] > 0.5:  # to look at all processes takes milliseconds
+            seen.append((now, processor_s(), done))
         yield rows
 batch_ray.work_on_ray = timed
 code = main(sys.argv[1:])
-print(json.dumps(came))
+print(json.dumps([seen[0], seen[-1]]))
 sys.exit(code)
 """
 
 
-def _on_ray(command: list[str]) -> float:
-    """Rows a second from the first piece to the last."""
+def _on_ray(command: list[str], server_pid: int) -> dict[str, float]:
+    """Rows a second from the first piece on."""
     done = subprocess.run(
-        [str(RAY_PYTHON), "-c", _TIMED, *command], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+        [str(RAY_PYTHON), "-c", _TIMED, str(server_pid), *command],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"hourglass {' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
-    (first, _), *others = json.loads(done.stdout.splitlines()[-1])
-    if not others:
-        raise SystemExit("--rows: must be enough for several pieces of each operation with Ray")
-    return float(sum(rows for _, rows in others) / (others[-1][0] - first))
+    first, last = json.loads(done.stdout.splitlines()[-1])
+    if first == last:
+        raise SystemExit("--rows: must be enough for half a second of each operation with Ray")
+    rows = last[2] - first[2]
+    return {CLOCK: rows / (last[0] - first[0]), PROCESSORS: rows / (last[1] - first[1])}
 
 
 def _processor_s(pid: int) -> float:

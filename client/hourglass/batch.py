@@ -16,13 +16,16 @@ from hourglass.batch_inputs import Source, open_source
 from hourglass.batch_outputs import Sink, Workspace, open_sink, require_format
 from hourglass.batch_work import OPERATIONS, Model, Patience, Work, digest_of, work_here
 from hourglass.commands import choose
+from hourglass.in_process import InProcess
 from hourglass.results import ModelCard
 
 JOIN = "join"
 _PIECE_BYTES = 8 << 20
 _MOST_PIECE_ROWS = 1 << 16
-# Work that is shared out comes in so many pieces at least, where they are no smaller than a message.
-_SHARED_PIECES, _FEWEST_SHARED_ROWS = 1000, 256
+# Work that is shared out comes in so many pieces, where they are no smaller than this: a piece costs Ray milliseconds.
+_SHARED_PIECES, _LEAST_SHARED_BYTES = 1000, 2 << 20
+# And enough that no thread waits long for the last one, where they are no smaller than a batch.
+_PIECES_A_THREAD, _FEWEST_ROWS = 8, 256
 _LINE_S = 10.0
 
 
@@ -82,7 +85,10 @@ def run(model: Model, arguments: argparse.Namespace) -> None:
 def _work(arguments: argparse.Namespace, model: Model, card: ModelCard, source: Source, begun: dict[str, Any]) -> Work:
     fitting = max(1, min(_MOST_PIECE_ROWS, _PIECE_BYTES // source.row_bytes))
     if arguments.engine == "ray" or arguments.shard is not None:
-        fitting = min(fitting, max(_FEWEST_SHARED_ROWS, -(-source.row_count // _SHARED_PIECES)))
+        fewest = max(1, _LEAST_SHARED_BYTES // source.row_bytes)
+        fitting = min(fitting, max(fewest, -(-source.row_count // _SHARED_PIECES)))
+    elif isinstance(model, InProcess):
+        fitting = min(fitting, max(_FEWEST_ROWS, -(-source.row_count // (_PIECES_A_THREAD * model.threads))))
     return Work(
         open=arguments.open,
         service=arguments.address if arguments.package is None else None,

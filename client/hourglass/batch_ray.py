@@ -28,6 +28,7 @@ from hourglass.files import CommandError
 # Enough that nobody waits long for the last, few enough that a Parquet file is not opened in the middle all the time.
 _RUNS_A_WORKER = 8
 _CONNECT_S = 10.0
+_STARTS = 3
 
 
 def work_on_ray(work: Work, source: Source, sink: Sink, wanted: list[bool], *, address: str | None) -> Generator[int]:
@@ -41,7 +42,7 @@ def work_on_ray(work: Work, source: Source, sink: Sink, wanted: list[bool], *, a
     try:
         _start(ray, address, work)
         yield from _results(ray, work, source, sink, wanted)
-    except (ray.exceptions.RayError, ConnectionError) as error:
+    except ray.exceptions.RayError as error:
         raise CommandError(f"Ray: {error}; the same command goes on") from error
     finally:
         ray.shutdown()
@@ -68,12 +69,19 @@ def _ray(*, own: bool) -> Any:
 def _start(ray: Any, address: str | None, work: Work) -> None:
     if address is not None:
         _require_reachable(address)
-    ray.init(
-        address=address or "local",
-        include_dashboard=False if address is None else None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    for attempt in range(_STARTS):
+        try:
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            break
+        except Exception as error:  # a node that is not up in 30 s, on a machine with much to do, is a plain Exception
+            ray.shutdown()
+            if address is not None or attempt == _STARTS - 1:
+                raise CommandError(f"Ray does not start: {error}") from error
     # An error reaches us as such; Ray Data would print its own traceback as well.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     nodes = sum(node["Alive"] for node in ray.nodes())

@@ -114,11 +114,16 @@ class InProcess:
         dtype: npt.DTypeLike | None = None,
         timeout_s: float | None = None,
     ) -> Reconstruction:
-        again, errors = self._round_trip(model, rows, version, dtype)
-        novelties = np.interp(errors, self._quantiles, np.linspace(0.0, 1.0, len(self._quantiles)))
-        return Reconstruction(
-            rows=again, errors=errors, novelties=novelties.astype(np.float32), execution=self._execution()
-        )
+        card, source = self.model(model, version), self._checked(rows)
+        again = np.empty((len(source), *card.output.shape), dtype or np.float32)
+        errors = self._errors(source, again)
+        return Reconstruction(rows=again, errors=errors, novelties=self._novelties(errors), execution=self._execution())
+
+    def score(self, model: str, rows: npt.ArrayLike, *, version: int | str | None = None) -> tuple[Array, Array]:
+        """Errors [B] and novelties [B] of a reconstruction, whose rows are not kept."""
+        self.model(model, version)
+        errors = self._errors(self._checked(rows), None)
+        return errors, self._novelties(errors)
 
     def denoise(
         self,
@@ -129,8 +134,9 @@ class InProcess:
         dtype: npt.DTypeLike | None = None,
         timeout_s: float | None = None,
     ) -> Denoised:
-        clean, errors = self._round_trip(model, rows, version, dtype)
-        return Denoised(rows=clean, distances=np.sqrt(errors), execution=self._execution())
+        card, source = self.model(model, version), self._checked(rows)
+        clean = np.empty((len(source), *card.output.shape), dtype or np.float32)
+        return Denoised(rows=clean, distances=np.sqrt(self._errors(source, clean)), execution=self._execution())
 
     def _execution(self) -> Execution:
         card = self._card
@@ -138,22 +144,24 @@ class InProcess:
             model=card.name, version=card.version, queue_s=0.0, compute_s=0.0, batch_rows=_BATCH_ROWS, messages=0
         )
 
-    def _round_trip(
-        self, model: str, rows: npt.ArrayLike, version: int | str | None, dtype: npt.DTypeLike | None
-    ) -> tuple[Array, Array]:
-        """What comes out [B, D...] and the mean squared difference [B] from what went in, in units of the scale."""
-        self.model(model, version)
-        source = self._checked(rows)
-        again, errors = np.empty(source.shape, dtype or np.float32), np.empty(len(source), np.float32)
+    def _novelties(self, errors: Array) -> Array:
+        levels = np.linspace(0.0, 1.0, len(self._quantiles))
+        return np.interp(errors, self._quantiles, levels).astype(np.float32)
+
+    def _errors(self, source: Array, again: Array | None) -> Array:
+        """The mean squared difference [B] between rows and their reconstructions, in units of the scale. What comes out
+        goes to `again` [B, D...], where it is wanted."""
+        errors = np.empty(len(source), np.float32)
         for start, batch, codes in self._encoded(source):
             result = self._decoder.run(None, {self._latent: codes})[0]
-            _put(again, start, result)
+            if again is not None:
+                _put(again, start, result)
             difference = np.subtract(result, batch, out=result)
             if self._scale is not None:
                 difference /= self._scale
             flat = difference.reshape(len(difference), -1)
             errors[start : start + len(flat)] = np.einsum("be,be->b", flat, flat) / np.float32(flat.shape[1])
-        return again, errors
+        return errors
 
     def _encoded(self, source: Array) -> Any:
         """First row, rows as float32 and latents of each batch; the rows are good until the next."""
