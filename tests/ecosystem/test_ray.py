@@ -64,6 +64,29 @@ def on_ray(*argv: str) -> Iterator[subprocess.Popen[str]]:
             job.kill()
 
 
+@contextmanager
+def cluster() -> Iterator[tuple[str, Callable[[], None]]]:
+    """The address of a Ray of two nodes, and what takes one of them away."""
+    command = [str(python("ray")), str(Path(__file__).with_name("ray_cluster.py"))]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        address, lines, write = process.stdout.readline().strip(), process.stdout, process.stdin
+
+        def lose_a_node() -> None:
+            write.write("lose one\n")
+            write.flush()
+            assert lines.readline() == "removed\n"
+
+        try:
+            yield address, lose_a_node
+            write.close()
+            process.wait(WAIT_S)
+        finally:
+            process.kill()
+
+
 def ended_well(job: subprocess.Popen[str]) -> str:
     said, _ = job.communicate(timeout=WAIT_S)
     assert job.returncode == 0, said
@@ -204,6 +227,20 @@ def test_a_killed_worker_and_a_killed_server_cost_no_row(folder: Path, models: P
             assert job.poll() is None, "the job was under way"
             with ServerProcess(models, "--port", port):
                 said = ended_well(job)
+    assert f"{ROWS} rows by {DENOISER}/1; {ROWS} in " in said
+    here("denoise", "rows.npy", "here.npy")
+    assert Path("out.npy").read_bytes() == Path("here.npy").read_bytes()
+
+
+def test_a_cluster_of_two_nodes_that_loses_one_loses_no_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The cluster's processes are on the loopback interface, and so is what joins it.
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    argv = ("denoise", "rows.npy", "out.npy", "--package", str(PACKAGE), "--ray-address")
+    with cluster() as (address, lose_a_node), on_ray(*argv, address) as job:
+        wait_until(lambda: pieces_there("out.npy") > 5, job)
+        lose_a_node()
+        assert job.poll() is None, "the job was under way"
+        said = ended_well(job)
     assert f"{ROWS} rows by {DENOISER}/1; {ROWS} in " in said
     here("denoise", "rows.npy", "here.npy")
     assert Path("out.npy").read_bytes() == Path("here.npy").read_bytes()
