@@ -16,6 +16,7 @@ from hourglass.batch_inputs import Source, open_source
 from hourglass.batch_outputs import Sink, Workspace, open_sink, require_format
 from hourglass.batch_work import OPERATIONS, Model, Patience, Work, digest_of, work_here
 from hourglass.commands import choose
+from hourglass.files import CommandError
 from hourglass.in_process import InProcess
 from hourglass.results import ModelCard
 
@@ -32,6 +33,8 @@ _LINE_S = 10.0
 def run(model: Model, arguments: argparse.Namespace) -> None:
     """The command. Raises CommandError, OSError and HourglassError."""
     if arguments.operation == JOIN:
+        if arguments.shard is not None:
+            raise CommandError(f"--shard: join takes all parts, not a share of them; got {arguments.shard}")
         batch_shards.join(arguments)
         return
     output, shard = arguments.target, arguments.shard

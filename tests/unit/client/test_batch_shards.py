@@ -107,6 +107,7 @@ def test_all_shares_keep_to_the_version_and_the_pieces_of_the_first(run: Run, se
         (("join", "parts.npy", "out.parquet"), "the parts are .npy files"),
         (("join", "rows.npy", "out.npy"), "rows.npy: is no folder that hourglass batch --shard has written"),
         (("join", "parts.npy", "rows.npy"), "rows.npy: is there already"),
+        (("join", "parts.npy", "out.npy", "--shard", "0/2"), "--shard: join takes all parts"),
     ],
 )
 def test_what_does_not_fit_is_refused(run: Run, argv: tuple[str, ...], says: str) -> None:
