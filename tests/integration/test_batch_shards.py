@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -51,7 +52,7 @@ def test_the_job_makes_what_one_process_makes(tmp_path: Path) -> None:
     count = yaml.safe_load((ROOT / "deploy" / "batch" / "job.yaml").read_text())["spec"]["completions"]
     models = tmp_path / "models"
     shutil.copytree(ROOT / "models" / "mnist-conv" / "1", models / "mnist-conv" / "1")
-    more = ("--piece-rows", "10")
+    more = ("--piece-rows", "4")  # many, so that the kill comes before the last
     with ServerProcess(models) as server:
         argv = [command("job.yaml", tmp_path, server.address, index, *more) for index in range(count)]
         killed = start(argv[3])
@@ -61,6 +62,7 @@ def test_the_job_makes_what_one_process_makes(tmp_path: Path) -> None:
             pass
         killed.kill()
         killed.communicate(timeout=WAIT_S)
+        assert killed.returncode == -signal.SIGKILL, "it was under way"
         for one, other in ((0, 1), (3, 2)):
             pods = [start(argv[one]), start(argv[other])]
             said = [ended_well(pod) for pod in pods]
