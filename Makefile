@@ -52,7 +52,7 @@ test: $(VENV)/develop ## run all tests (ARGS="-k batcher"; JOBS=1 for one proces
 test-oldest: $(OLDEST)/develop ## run the tests of the transports on the oldest grpcio that the fast one takes
 	$(OLDEST)/bin/pytest tests/unit/service/test_transport.py tests/unit/service/test_tokens.py tests/integration/test_stream.py $(ARGS)
 
-test-ecosystem: $(VENV)/develop .venv-tritonclient/ready .venv-kserve/ready $(CLIENTS) ## run the tests with Triton's and KServe's own clients, Node's, Go's and buf
+test-ecosystem: $(VENV)/develop .venv-tritonclient/ready .venv-kserve/ready .venv-ray/ready $(CLIENTS) ## run the tests with Triton's and KServe's own clients, Ray, Node's, Go's and buf
 	$(BIN)/pytest tests/ecosystem $(ARGS)
 
 gpu-test: $(VENV)/develop ## run the tests that need an NVIDIA GPU
@@ -115,7 +115,7 @@ docs-serve: docs ## and serve it on http://127.0.0.1:8000/
 	@exec $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
-	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve examples/*/node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve .venv-ray examples/*/node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define generate

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from hourglass import admin_commands, batch, commands
 from hourglass.admin import AdminClient
+from hourglass.batch_shards import Shard
+from hourglass.batch_work import OPERATIONS
 from hourglass.channel import TLS
 from hourglass.client import Client
 from hourglass.errors import HourglassError
+from hourglass.in_process import InProcess
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -27,6 +30,7 @@ examples:
   hourglass admin --help
   hourglass interpolate three.png eight.png strip.png --model mnist-conv --steps 9 --method spherical
   hourglass batch encode digits.parquet latents.parquet --model mnist-conv
+  hourglass batch encode digits.parquet latents.parquet --package models/mnist-conv/1 --engine ray
 
 A .npy file holds rows: its first dimension counts them, the others are the shape of the model's input (or latent).
 uint8 means 0 to 255 for 0 to 1. Files are read and written piece by piece, so they may be larger than the memory.
@@ -47,10 +51,16 @@ Send every row of INPUT through a model and write what comes of it, in the same 
   score    how well and how   Parquet columns `reconstruction_error` and `novelty`, or the two side by side in a .npy
            novel each row is  array [rows, 2]
 
+  join     the parts that --shard has made, to one file; INPUT is their folder, and all of them must be there
+
 Parquet has a column `row` beside them, and `file` where the input is a folder. Lists are row-major. The memory that
 is used does not depend on the size of INPUT. What is done is kept in OUTPUT.work: the same command again goes on after
 a kill or an error, and does not ask again for a row that is there. While the service is away, it waits. --timeout is
 for each piece.
+
+Without a service, --package runs a model package with onnxruntime on the CPUs of this machine, to the same numbers.
+On many machines, --engine ray has workers of a Ray cluster read INPUT, which all must see under the same path, and ask
+the service or run the package; results come back and are written here. Or start the command once for each --shard.
 """
 
 
@@ -132,9 +142,33 @@ def parser() -> argparse.ArgumentParser:
         description=_BATCH,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    bulk.add_argument("operation", choices=tuple(batch.OPERATIONS), help="what to make of each row")
+    bulk.add_argument("operation", choices=(*OPERATIONS, batch.JOIN), help="what to make of each row")
     bulk.add_argument("source", metavar="INPUT", type=Path, help="a .npy file, a .parquet file, a folder of pictures")
     bulk.add_argument("target", metavar="OUTPUT", type=Path, help="a .npy or .parquet file; must not exist")
+    bulk.add_argument(
+        "--package", metavar="DIR", type=Path, help="run this model package here, models/NAME/VERSION; ask no service"
+    )
+    bulk.add_argument(
+        "--threads",
+        metavar="N",
+        type=_count,
+        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        help="cores that --package uses, without Ray (default: all that this process may use, %(default)s)",
+    )
+    bulk.add_argument(
+        "--shard",
+        metavar="INDEX/COUNT",
+        type=Shard.of,
+        help="make only this share of the rows, 0/COUNT to COUNT-1/COUNT; OUTPUT is then a folder with a part for each",
+    )
+    bulk.add_argument("--engine", choices=("local", "ray"), default="local", help="who does the work (default: local)")
+    bulk.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        default=os.environ.get("RAY_ADDRESS") or None,
+        help="the Ray cluster that this machine belongs to, or auto (default: RAY_ADDRESS, else a Ray of the job's "
+        "own, on all CPUs of this machine)",
+    )
     bulk.add_argument("--column", metavar="NAME", help="the Parquet column of the rows; may be left out where one fits")
     bulk.add_argument(
         "--patience",
@@ -144,7 +178,10 @@ def parser() -> argparse.ArgumentParser:
         help="how long the service may be away, or full, before the job gives up (default: 600)",
     )
     bulk.add_argument(
-        "--piece-rows", metavar="N", type=_count, help="rows that are kept at a time (default: what fits in 8 MiB)"
+        "--piece-rows",
+        metavar="N",
+        type=_count,
+        help="rows that are kept at a time (default: what fits in 8 MiB; fewer where work is shared out)",
     )
     bulk.set_defaults(run=batch.run)
     admin_commands.add_parsers(add, secured)
@@ -156,7 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = parser().parse_args(argv)
     try:
-        with _connect(arguments) as client:
+        arguments.open = _opener(arguments)
+        with arguments.open() as client:
             arguments.run(client, arguments)
             sys.stdout.flush()
     except BrokenPipeError:
@@ -176,14 +214,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _connect(arguments: argparse.Namespace) -> Client | AdminClient:
+def _opener(arguments: argparse.Namespace) -> Callable[[], Client | AdminClient | InProcess]:
+    """What connects to the service, or loads the package: here, and in workers elsewhere."""
+    if getattr(arguments, "package", None) is not None:
+        return partial(InProcess, arguments.package, threads=arguments.threads)
     files = {name: getattr(arguments, f"tls_{name}") for name in ("ca", "cert", "key")}
     token = os.environ.get("HOURGLASS_TOKEN") or None
     if arguments.token_file is not None:
         token = _read_token(arguments.token_file)
     tls: bool | TLS = TLS(**files) if any(files.values()) else arguments.tls
     connect: type[Client | AdminClient] = getattr(arguments, "connect", Client)
-    return connect(arguments.address, tls=tls, token=token, token_in_clear=arguments.token_in_clear)
+    return partial(connect, arguments.address, tls=tls, token=token, token_in_clear=arguments.token_in_clear)
 
 
 def _read_token(path: Path) -> str:

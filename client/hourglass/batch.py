@@ -1,114 +1,79 @@
-"""`hourglass batch`: files of any size through the service, piece by piece; a kill costs a piece or two."""
+"""`hourglass batch`: files of any size through a model, piece by piece; a kill costs a piece or two."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+from contextlib import closing, contextmanager
+from typing import Any
 
 import numpy as np
 
+from hourglass import batch_ray, batch_shards
 from hourglass.batch_inputs import Source, open_source
-from hourglass.batch_outputs import Column, Sink, Workspace, open_sink, require_format
-from hourglass.client import Client
+from hourglass.batch_outputs import Sink, Workspace, open_sink, require_format
+from hourglass.batch_work import OPERATIONS, Model, Patience, Work, digest_of, work_here
 from hourglass.commands import choose
-from hourglass.errors import Overloaded, Unavailable
+from hourglass.files import CommandError
+from hourglass.in_process import InProcess
 from hourglass.results import ModelCard
-from hourglass.tensors import Array
 
-# One piece is computed while another is read or written.
-_AT_A_TIME = 2
+JOIN = "join"
 _PIECE_BYTES = 8 << 20
 _MOST_PIECE_ROWS = 1 << 16
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+# Work that is shared out comes in so many pieces, where they are no smaller than this: a piece costs Ray milliseconds.
+_SHARED_PIECES, _LEAST_SHARED_BYTES = 1000, 2 << 20
+# And enough that no thread waits long for the last one, where they are no smaller than a batch.
+_PIECES_A_THREAD, _FEWEST_ROWS = 8, 256
 _LINE_S = 10.0
 
-Result = TypeVar("Result")
 
-
-class Operation:
-    """What is asked of the service, what it is called there, and what comes of a row."""
-
-    def __init__(
-        self, asks: str, columns: Callable[[ModelCard, np.dtype[Any]], list[Column]], results: Callable[[Any], Any]
-    ) -> None:
-        self.asks = asks
-        self.columns = columns
-        self.results = results
-
-
-_FLOAT32 = np.dtype(np.float32)
-OPERATIONS = {
-    "encode": Operation(
-        "encode",
-        lambda card, dtype: [Column(name="latent", shape=card.latent.shape, dtype=dtype)],
-        lambda answer: [answer],
-    ),
-    "denoise": Operation(
-        "denoise",
-        lambda card, dtype: [
-            Column(name="clean", shape=card.output.shape, dtype=dtype),
-            Column(name="distance", shape=(), dtype=_FLOAT32),
-        ],
-        lambda answer: [answer.rows, answer.distances],
-    ),
-    "score": Operation(
-        "reconstruct",
-        lambda card, dtype: [
-            Column(name="reconstruction_error", shape=(), dtype=_FLOAT32),
-            Column(name="novelty", shape=(), dtype=_FLOAT32),
-        ],
-        lambda answer: [answer.errors, answer.novelties],
-    ),
-}
-
-
-def run(client: Client, arguments: argparse.Namespace) -> None:
+def run(model: Model, arguments: argparse.Namespace) -> None:
     """The command. Raises CommandError, OSError and HourglassError."""
-    operation: Operation = OPERATIONS[arguments.operation]
-    output: Path = arguments.target
+    if arguments.operation == JOIN:
+        if arguments.shard is not None:
+            raise CommandError(f"--shard: join takes all parts, not a share of them; got {arguments.shard}")
+        batch_shards.join(arguments)
+        return
+    output, shard = arguments.target, arguments.shard
     require_format(output)
-    patience = Patience(arguments.patience)
-    begun = Workspace.begun(output)
+    begun = Workspace.begun(output) if shard is None else batch_shards.begun(output)
     if begun is not None and arguments.model in (None, begun["model"]):
         arguments.model = f"{begun['model']}/{begun['version']}"
-    card = patience.persist(lambda: choose(client, arguments, operation.asks))
-    source = open_source(arguments.source, card.input, column=arguments.column, resize=arguments.resize)
-    dtype = np.dtype(np.float16 if arguments.float16 else np.float32)
-    piece_rows = arguments.piece_rows or max(1, min(_MOST_PIECE_ROWS, _PIECE_BYTES // source.row_bytes))
+    operation, patience = OPERATIONS[arguments.operation], Patience(arguments.patience)
+    card = patience.persist(lambda: choose(model, arguments, operation.asks))
+    whole = open_source(arguments.source, card.input, column=arguments.column, resize=arguments.resize)
+    work = _work(arguments, model, card, whole, begun or {})
     job = {
-        "operation": arguments.operation,
-        "model": card.name,
+        "operation": work.operation,
+        "model": work.model,
         # Rows of two versions must not meet in one file, whatever is loaded meanwhile.
-        "version": card.version,
-        "input": source.fingerprint,
-        "rows": source.row_count,
-        "dtype": dtype.name,
-        "piece_rows": piece_rows if begun is None or arguments.piece_rows else begun.get("piece_rows", piece_rows),
+        "version": work.version,
+        "input": work.fingerprint,
+        "rows": whole.row_count,
+        "dtype": work.dtype,
+        "piece_rows": work.piece_rows,
     }
+    if work.digest is not None:
+        job["package_sha256"] = work.digest
+    if shard is not None:
+        batch_shards.claim(output, job, shard)
+        output = shard.output(output)
+        job["shard"] = str(shard)
+        if output.exists() and Workspace.begun(output) is None:
+            # Whoever starts it again did not hear that it had ended well.
+            print(f"{output}: is there already")
+            return
+    source, first_row = work.share(whole)
     about = {"model": card.name, "version": str(card.version), "operation": arguments.operation}
     workspace = Workspace(output, job)
     try:
-        sink = open_sink(workspace, operation.columns(card, dtype), row_count=source.row_count, about=about)
-        # The rows themselves are not wanted of a score: the fewest bytes will do.
-        wire = np.dtype(np.float16) if operation.asks == "reconstruct" else dtype
-
-        def ask(rows: Array) -> list[Array]:
-            answer = getattr(client, operation.asks)(
-                card.name, rows, version=card.version, dtype=wire, timeout_s=arguments.timeout
-            )
-            return operation.results(answer)  # type: ignore[no-any-return]
-
+        columns = operation.columns(card, np.dtype(work.dtype))
+        sink = open_sink(workspace, columns, source, first_row=first_row, about=about)
         begin = time.monotonic()
-        before, computed = _work(
-            source, sink, ask, piece_rows=job["piece_rows"], patience=patience, abandon=client.close
-        )
+        before, computed = _make(arguments, model, work, source, sink, patience)
         sink.finish()
     finally:
         workspace.close()
@@ -120,86 +85,50 @@ def run(client: Client, arguments: argparse.Namespace) -> None:
     )
 
 
-class Patience:
-    """How long a service may be away: `most_s` seconds since anything came from it. For any thread."""
-
-    def __init__(self, most_s: float) -> None:
-        self._most_s = most_s
-        self._heard = time.monotonic()
-        self._over = threading.Event()
-
-    def end(self) -> None:
-        """Wait no more, in any thread."""
-        self._over.set()
-
-    def persist(self, call: Callable[[], Result]) -> Result:
-        """What `call` returns; it is called again while the service is away or full. Raises what it raises at last."""
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                result = call()
-            except (Unavailable, Overloaded) as error:
-                if time.monotonic() - self._heard + pause_s > self._most_s:
-                    raise
-                if self._over.wait(max(pause_s, getattr(error, "retry_after_s", None) or 0.0)):
-                    raise
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            else:
-                self._heard = time.monotonic()
-                return result
+def _work(arguments: argparse.Namespace, model: Model, card: ModelCard, source: Source, begun: dict[str, Any]) -> Work:
+    fitting = max(1, min(_MOST_PIECE_ROWS, _PIECE_BYTES // source.row_bytes))
+    if arguments.engine == "ray" or arguments.shard is not None:
+        fewest = max(1, _LEAST_SHARED_BYTES // source.row_bytes)
+        fitting = min(fitting, max(fewest, -(-source.row_count // _SHARED_PIECES)))
+    elif isinstance(model, InProcess):
+        fitting = min(fitting, max(_FEWEST_ROWS, -(-source.row_count // (_PIECES_A_THREAD * model.threads))))
+    return Work(
+        open=arguments.open,
+        service=arguments.address if arguments.package is None else None,
+        digest=digest_of(model),
+        operation=arguments.operation,
+        model=card.name,
+        version=card.version,
+        dtype="float16" if arguments.float16 else "float32",
+        timeout_s=arguments.timeout,
+        patience_s=arguments.patience,
+        path=arguments.source,
+        spec=card.input,
+        column=arguments.column,
+        resize=arguments.resize,
+        fingerprint=source.fingerprint,
+        piece_rows=arguments.piece_rows or begun.get("piece_rows", fitting),
+        shard=arguments.shard,
+    )
 
 
-def _work(
-    source: Source,
-    sink: Sink,
-    ask: Callable[[Array], list[Array]],
-    *,
-    piece_rows: int,
-    patience: Patience,
-    abandon: Callable[[], None],
+def _make(
+    arguments: argparse.Namespace, model: Model, work: Work, source: Source, sink: Sink, patience: Patience
 ) -> tuple[int, int]:
     """Make the pieces that are missing. Returns the rows that were there and those that were made."""
-    total = source.row_count
-    piece_count = -(-total // piece_rows)
-
-    def rows_of(number: int) -> int:
-        return min(piece_rows, total - number * piece_rows)
-
-    def make(number: int, rows: Array) -> int:
-        results = patience.persist(lambda: ask(rows))
-        start = number * piece_rows
-        sink.write(number, start, results, source.names(start, start + len(rows)))
-        return len(rows)
-
-    wanted = [number not in sink.done for number in range(piece_count)]
-    before = sum(rows_of(number) for number in sink.done)
+    total, piece_rows = source.row_count, work.piece_rows
+    wanted = [number not in sink.done for number in range(-(-total // piece_rows))]
+    before = sum(min(piece_rows, total - number * piece_rows) for number in sink.done)
     computed = 0
-    pieces = source.pieces(piece_rows, wanted)
-    under_way: set[Future[int]] = set()
-    with _progress(total, before) as show, ThreadPoolExecutor(_AT_A_TIME, "piece") as pool, _ending(patience, abandon):
-        for number, rows in pieces:
-            under_way.add(pool.submit(make, number, rows))
-            if len(under_way) > _AT_A_TIME:
-                ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                for each in ended:
-                    computed += each.result()
-                    show(before + computed)
-        for each in under_way:
-            computed += each.result()
+    if arguments.engine == "ray":
+        made = batch_ray.work_on_ray(work, source, sink, wanted, address=arguments.ray_address)
+    else:
+        made = work_here(work, model, source, sink, wanted, patience=patience)
+    with _progress(total, before) as show, closing(made):
+        for rows in made:
+            computed += rows
             show(before + computed)
     return before, computed
-
-
-@contextmanager
-def _ending(patience: Patience, abandon: Callable[[], None]) -> Iterator[None]:
-    """Nobody waits for a service any more when the block is left; calls under way end with an interrupt."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        abandon()
-        raise
-    finally:
-        patience.end()
 
 
 @contextmanager

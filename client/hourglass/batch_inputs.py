@@ -36,7 +36,8 @@ class Source(Protocol):
         """What tells this input from another; JSON."""
 
     def pieces(self, piece_rows: int, wanted: list[bool]) -> Iterator[tuple[int, Array]]:
-        """Number and rows [up to piece_rows, ...row shape] of the pieces that are wanted, in order."""
+        """Number and rows [up to piece_rows, ...row shape] of the pieces that are wanted, in order. Nothing is read of
+        those after the last of `wanted`."""
 
     def names(self, start: int, stop: int) -> list[str] | None:
         """The files that the rows come from, where each comes from one."""
@@ -122,7 +123,7 @@ class _Parquet:
     def pieces(self, piece_rows: int, wanted: list[bool]) -> Iterator[tuple[int, Array]]:
         first = next((number for number, want in enumerate(wanted) if want), len(wanted))
         group, position = self._group_of(first * piece_rows)
-        groups = range(group, self._file.metadata.num_row_groups)
+        groups = range(group, self._file.metadata.num_row_groups if first < len(wanted) else group)
         batches = self._file.iter_batches(
             piece_rows, row_groups=list(groups), columns=[self._column], use_threads=False
         )
@@ -131,6 +132,8 @@ class _Parquet:
             rows = self._rows(batch.column(0), position)
             while len(rows):
                 number = position // piece_rows
+                if number == len(wanted):
+                    return
                 stop = min((number + 1) * piece_rows, self.row_count)
                 taken, rows = rows[: stop - position], rows[stop - position :]
                 position += len(taken)

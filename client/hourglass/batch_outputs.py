@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hourglass.batch_inputs import require_pyarrow
+from hourglass.batch_inputs import Source, require_pyarrow
 from hourglass.files import CommandError
 from hourglass.tensors import Array
 
@@ -68,11 +68,7 @@ class Workspace:
         if not path.exists():
             write_whole(path, json.dumps(job, indent=2).encode())
             return
-        before = json.loads(path.read_text())
-        changed = [name for name in job if before.get(name) != job[name]]
-        if changed:
-            what = "; ".join(f"{name} was {before.get(name)}, now {job[name]}" for name in changed)
-            raise CommandError(f"{self.folder}: was begun as another job ({what}); remove it or write elsewhere")
+        require_same(self.folder, json.loads(path.read_text()), job)
 
     @staticmethod
     def begun(output: Path) -> dict[str, Any] | None:
@@ -89,6 +85,14 @@ class Workspace:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def require_same(folder: Path, before: dict[str, Any], job: dict[str, Any]) -> None:
+    """Raises CommandError where `folder` was begun as another job."""
+    changed = [name for name in job if before.get(name) != job[name]]
+    if changed:
+        what = "; ".join(f"{name} was {before.get(name)}, now {job[name]}" for name in changed)
+        raise CommandError(f"{folder}: was begun as another job ({what}); remove it or write elsewhere")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -113,11 +117,14 @@ class Sink(Protocol):
         """All pieces are there: give the output its name, and remove the workspace."""
 
 
-def open_sink(workspace: Workspace, columns: Sequence[Column], *, row_count: int, about: dict[str, str]) -> Sink:
-    """`about` goes into the metadata of a Parquet file. Raises CommandError."""
+def open_sink(
+    workspace: Workspace, columns: Sequence[Column], source: Source, *, first_row: int, about: dict[str, str]
+) -> Sink:
+    """For the results of `source`, whose first row is `first_row` of a larger one. `about` goes into the metadata of a
+    Parquet file. Raises CommandError."""
     if workspace.output.suffix.lower() == ".npy":
-        return _Npy(workspace, columns, row_count)
-    return _Parquet(workspace, columns, row_count, about)
+        return _Npy(workspace, columns, source.row_count)
+    return _Parquet(workspace, columns, first_row, about, named=source.names(0, 0) is not None)
 
 
 def require_format(output: Path) -> None:
@@ -175,34 +182,41 @@ class _Npy:
 class _Parquet:
     """A file for each piece, put together at the end, a row group a piece."""
 
-    def __init__(self, workspace: Workspace, columns: Sequence[Column], row_count: int, about: dict[str, str]) -> None:
+    def __init__(
+        self, workspace: Workspace, columns: Sequence[Column], first_row: int, about: dict[str, str], *, named: bool
+    ) -> None:
         self._arrow = require_pyarrow()
         self._workspace = workspace
         self._columns = columns
+        self._first_row = first_row
         self._about = about
+        self._named = named
         self.done = {int(path.stem) for path in workspace.folder.glob("*.parquet") if path.stem.isdecimal()}
 
     def write(self, number: int, start: int, results: Sequence[Array], names: list[str] | None) -> None:
+        buffer = self._arrow.BufferOutputStream()
+        self._arrow.parquet.write_table(self._table(start, results, names), buffer)
+        write_whole(self._workspace.folder / f"{number:09}.parquet", buffer.getvalue())
+        self.done.add(number)
+
+    def _table(self, start: int, results: Sequence[Array], names: list[str] | None) -> Any:
         arrow = self._arrow
-        count = len(results[0])
-        fields = {"row": arrow.array(np.arange(start, start + count))}
+        first, count = self._first_row + start, len(results[0])
+        fields = {"row": arrow.array(np.arange(first, first + count))}
         if names is not None:
             fields["file"] = arrow.array(names, arrow.string())
         for column, values in zip(self._columns, results, strict=True):
             flat = arrow.array(np.ascontiguousarray(values, column.dtype).ravel())
             size = math.prod(column.shape)
             fields[column.name] = arrow.FixedSizeListArray.from_arrays(flat, size) if column.shape else flat
-        table = arrow.table(fields).replace_schema_metadata(self._about)
-        buffer = arrow.BufferOutputStream()
-        arrow.parquet.write_table(table, buffer)
-        write_whole(self._workspace.folder / f"{number:09}.parquet", buffer.getvalue())
-        self.done.add(number)
+        return arrow.table(fields).replace_schema_metadata(self._about)
 
     def finish(self) -> None:
         parts = [self._workspace.folder / f"{number:09}.parquet" for number in sorted(self.done)]
         parquet = self._arrow.parquet
         whole = self._workspace.folder / "whole"
-        with parquet.ParquetWriter(whole, parquet.read_schema(parts[0])) as writer:
+        nothing = self._table(0, [np.empty((0, *each.shape)) for each in self._columns], [] if self._named else None)
+        with parquet.ParquetWriter(whole, nothing.schema) as writer:
             for part in parts:
                 writer.write_table(parquet.read_table(part))
         whole.replace(self._workspace.output)

@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from hourglass import files, pictures
 from hourglass.client import Client
 from hourglass.files import CommandError
+from hourglass.in_process import InProcess
 from hourglass.jobs import Progress
 from hourglass.results import ModelCard, Spec
 
@@ -131,7 +132,9 @@ def interpolate(client: Client, arguments: argparse.Namespace) -> None:
     print(f"{arguments.target}: {arguments.steps} steps, {arguments.method}, by {card.name}/{card.version}")
 
 
-def choose(client: Client, arguments: argparse.Namespace, operation: str, *, image: bool = False) -> ModelCard:
+def choose(
+    client: Client | InProcess, arguments: argparse.Namespace, operation: str, *, image: bool = False
+) -> ModelCard:
     """The model that was named, or the only one that can do this."""
 
     def fits(card: ModelCard) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import hourglass
+from hourglass.__main__ import main
+from tests.unit.client.batch_files import Run, write_inputs
 from tests.unit.client.fake_service import FakeService, serving
 
 Connect = Callable[..., Any]
@@ -60,3 +63,22 @@ def shared_address() -> Iterator[str]:
     """For tests by hypothesis, whose examples share what a fixture gives."""
     with serving(FakeService()) as bound:
         yield bound
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with the same rows in every format."""
+    monkeypatch.chdir(tmp_path)
+    write_inputs()
+    return tmp_path
+
+
+@pytest.fixture
+def run(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("HOURGLASS_ADDRESS", address)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        code = main(["batch", *argv])
+        return (code, *capsys.readouterr())
+
+    return call
