@@ -1,9 +1,9 @@
-"""The service with a watch on its refusals: python -m tests.chaos.timed FLAGS...
+"""The service with a watch on its refusals and answers: python -m tests.chaos.timed FLAGS...
 
 A request comes into the kernel's buffer, and it is the loop's thread that reads it there, when it has nothing else to
 do. So its time begins, at the latest, when that thread last found nothing to read (as the loop does, after two polls),
-and ends when its refusal is handed to grpc. Told in the log at the end, for each refusal: by the clock, and by the time
-that the thread was running, which leaves out what others on the machine took from it.
+and ends when its refusal or its answer is handed to grpc. Told in the log at the end, for each: by the clock, and by the
+time that the thread was running, which leaves out what others on the machine took from it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf.message import Message
+
 from service import grpc_core
 
 grpc_core.poll_connections(os.environ)
@@ -23,7 +25,7 @@ grpc_core.poll_connections(os.environ)
 from service import __main__, completion_queue, rpcs  # noqa: E402
 from service.errors import Overloaded, ServiceError  # noqa: E402
 
-EVENT = "refusals timed"
+EVENT = "calls timed"
 
 Times = tuple[float, float]
 
@@ -37,6 +39,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.refusals: list[Times] = []
+        self.answers: list[Times] = []
         self.idle_since = now()
         self._empty_polls = 0
 
@@ -63,8 +66,15 @@ def main() -> int:
         def _end_with(self, error: ServiceError) -> None:
             super()._end_with(error)
             if isinstance(error, Overloaded):
-                clock_s, thread_s = now()
-                watch.refusals.append((clock_s - self._idle_since[0], thread_s - self._idle_since[1]))
+                watch.refusals.append(self._taken())
+
+        def _answer(self, build: Callable[[], Message]) -> None:
+            super()._answer(build)
+            watch.answers.append(self._taken())
+
+        def _taken(self) -> Times:
+            clock_s, thread_s = now()
+            return clock_s - self._idle_since[0], thread_s - self._idle_since[1]
 
     def timed_run(loop: Any) -> None:
         loop._poll = watch.polling(loop._poll)
@@ -74,8 +84,9 @@ def main() -> int:
     vars(completion_queue)["_Loop"]._run = timed_run
     code = __main__.main()
     facts = {
-        "clock_s": [clock_s for clock_s, _ in watch.refusals],
-        "thread_s": [thread_s for _, thread_s in watch.refusals],
+        "refusals_clock_s": [clock_s for clock_s, _ in watch.refusals],
+        "refusals_thread_s": [thread_s for _, thread_s in watch.refusals],
+        "answers_thread_s": [thread_s for _, thread_s in watch.answers],
         # What full collections leave out: in them, all threads wait.
         "settled_objects": gc.get_freeze_count(),
     }
