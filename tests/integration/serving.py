@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +24,13 @@ class ServerProcess:
     """`python -m service` on `models`; ready when the block is entered, ended by SIGTERM when it is left."""
 
     def __init__(
-        self, models: Path, *arguments: str, device: str = "cpu", ready: bool = True, module: str = "service"
+        self,
+        models: Path | str,
+        *arguments: str,
+        device: str = "cpu",
+        ready: bool = True,
+        module: str = "service",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.process = subprocess.Popen(
             [
@@ -30,6 +38,7 @@ class ServerProcess:
                 "--log-format", "json", "--device", device, *arguments,
             ],
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=None if environment is None else os.environ | environment,
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []
         self.other_lines: list[str] = []
