@@ -89,9 +89,9 @@ class Catalogue:
         return f"more versions than --max-models={self._max_models} would be loaded"
 
     def _has_room(self, model: Versions, versions: Set[int]) -> bool:
-        """Whether these may serve of the model: no more than now, or than may be loaded of all models together."""
+        """Whether these may serve of the model beside what serves of the others."""
         others = sum(len(other.served) for other in self._models.values() if other is not model)
-        return len(versions) <= len(model.served) or others + len(versions) <= self._max_models
+        return others + len(versions) <= self._max_models
 
     def started(self, refused: Iterable[tuple[str, int, str]]) -> None:
         """What of the plans of the start was refused, and why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -266,6 +267,10 @@ def test_two_that_want_a_package_fetch_it_once(bucket: Bucket) -> None:
     for thread in threads:
         thread.join(60)
     assert bucket.counted.read.count("encoder.onnx") == 1
+    with bucket.store.package("tiny", 1, starting=False, stop=lambda: False):
+        (lock,) = bucket.store._cache.rglob(".1.lock")
+        with open(lock) as held, pytest.raises(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize(("url", "library", "extra"), [("s3://a/b", "s3fs", "s3"), ("gs://a/b", "gcsfs", "gcs")])
