@@ -1,17 +1,19 @@
 # The service and its models: docker build -t hourglass . (or make image); with DEVICE=gpu for NVIDIA GPUs.
+# EXTRAS="s3" (or gcs, both) adds what reads models from object storage.
 # The GPU build brings CUDA and cuDNN as Python packages: all it needs of its host is the driver.
 
 FROM python:3.11-slim-bookworm AS build
 ARG DEVICE=cpu
+ARG EXTRAS=""
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
 # What pyproject.toml says the service needs, traces among it (4 MB), and no more: the service itself runs from its sources.
 RUN case "$DEVICE" in cpu|gpu) ;; *) echo "DEVICE: must be cpu or gpu; got $DEVICE" >&2; exit 1 ;; esac && \
     python -c "import sys, tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-extras = project['optional-dependencies']; \
-needs = project['dependencies'] + extras[sys.argv[1]] + extras['otel']; \
-print(*(need for need in needs if not need.startswith('hourglass-client')), sep='\n')" "$DEVICE" > requirements.txt
+extras = ' '.join([*sys.argv[1:], 'otel']).split(); \
+needs = project['dependencies'] + [need for extra in extras for need in project['optional-dependencies'][extra]]; \
+print(*(need for need in needs if not need.startswith('hourglass-client')), sep='\n')" "$DEVICE" "$EXTRAS" > requirements.txt
 # A secret pip-config is a pip.conf of one's own, for another index; nothing of it stays in the image.
 RUN --mount=type=secret,id=pip-config,target=/etc/pip.conf \
     python -m venv --without-pip /opt/venv && \

@@ -9,14 +9,13 @@ import logging
 import threading
 from collections.abc import Iterable, Set
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 from service import labels as label_files
-from service import plans
 from service.errors import Conflict, InvalidArgument, NotFound, PackageError, ServiceError
 from service.labels import Labels
 from service.plans import LABEL, NAME, Plan, Policy, Signature
+from service.stores import Store
 from service.versions import Entry, Versions
 
 log = logging.getLogger(__name__)
@@ -44,13 +43,15 @@ class Catalogue:
     refused or the state does not allow it, and Unavailable at an unlucky moment. Then nothing has changed.
     """
 
-    def __init__(self, models: Path, policy: Policy, replica: Replica) -> None:
-        self._directory = models
+    def __init__(self, store: Store, policy: Policy, replica: Replica, *, max_models: int) -> None:
+        self._store = store
         self._policy = policy
         self._replica = replica
+        self._max_models = max_models
         # Held while something changes; a supervisor holds it while it starts a worker with the plans of that moment.
         self.lock = threading.Lock()
         self._models: dict[str, Versions] = {}
+        self._complaint = ""  # what was said in the log about the last look
 
     @property
     def plans(self) -> list[Plan]:
@@ -58,16 +59,39 @@ class Catalogue:
 
     def plan(self) -> list[Plan]:
         """Plan the start. Raises PackageError where the models cannot be read at all."""
-        for name, on_disk in plans.find(self._directory).items():
+        for name, on_disk in self._store.find(starting=True).items():
             try:
-                labels = label_files.read(self._directory, name)
+                labels = self._store.labels(name)
             except PackageError as error:
                 log.error("labels refused", extra={"model": name, "file": error.file, "rule": error.rule})
                 labels = {}
-            model = self._models[name] = Versions(self._directory / name, self._policy)
+            model = self._models[name] = Versions(self._store, name, self._policy)
             model.known = {version: model.signature(version) for version in on_disk}
             model.plan = model.choose(on_disk, labels)
+        self._limit_start()
         return self.plans
+
+    def _limit_start(self) -> None:
+        """Leave out what is too much: labelled versions come first, then the largest of each model."""
+        ranked = sorted(
+            (version not in model.plan.labels.values(), rank, model.name, version)
+            for model in self._models.values()
+            for rank, version in enumerate(sorted(model.plan.versions, reverse=True))
+        )
+        for _, _, name, version in ranked[self._max_models :]:
+            model = self._models[name]
+            model.failures[version] = self._too_many()
+            log.error("model refused", extra={"model": name, "version": str(version), "rule": self._too_many()})
+            left = tuple(other for other in model.plan.versions if other != version)
+            model.plan = replace(model.plan, versions=left, spares=())
+
+    def _too_many(self) -> str:
+        return f"more versions than --max-models={self._max_models} would be loaded"
+
+    def _has_room(self, model: Versions, versions: Set[int]) -> bool:
+        """Whether these may serve of the model beside what serves of the others."""
+        others = sum(len(other.served) for other in self._models.values() if other is not model)
+        return others + len(versions) <= self._max_models
 
     def started(self, refused: Iterable[tuple[str, int, str]]) -> None:
         """What of the plans of the start was refused, and why."""
@@ -82,6 +106,7 @@ class Catalogue:
                 model.plan = replace(model.plan, versions=tuple(left))
                 model.plan = model.choose(candidates, {label: [v] for label, v in model.plan.labels.items()})
                 self._replica.apply(model.plan)
+            self._trim()
 
     def entries(self, name: str = "") -> list[Entry]:
         """All versions, served or not, of all models or of one, by name, the latest first. Raises NotFound."""
@@ -92,9 +117,7 @@ class Catalogue:
         return [
             entry
             for each in names
-            for entry in (known.get(each) or Versions(self._directory / each, self._policy)).entries(
-                found.get(each, [])
-            )
+            for entry in (known.get(each) or Versions(self._store, each, self._policy)).entries(found.get(each, []))
         ]
 
     def load(self, name: str, version: str) -> None:
@@ -163,15 +186,18 @@ class Catalogue:
 
         A package is taken when it is complete and was the same at the last look. The last version of a model stays.
         """
-        try:
-            found = plans.find(self._directory)
-        except PackageError as error:
-            log.error("models cannot be looked at", extra={"file": error.file, "rule": error.rule})
-            return
         with self.lock:
+            try:
+                found = self._store.find()
+            except PackageError as error:
+                if str(error) != self._complaint:
+                    log.error("models cannot be looked at", extra={"file": error.file, "rule": error.rule})
+                self._complaint = str(error)
+                return
+            self._complaint = ""
             for name, on_disk in found.items():
                 if name not in self._models:
-                    self._models[name] = Versions(self._directory / name, self._policy)
+                    self._models[name] = Versions(self._store, name, self._policy)
                 model, reason = self._models[name], ""
                 try:
                     self._follow(model, on_disk)
@@ -186,13 +212,17 @@ class Catalogue:
         settled = {version for version, look in looks.items() if look is not None and model.seen.get(version) == look}
         model.seen = looks
         changed = {version for version in settled if model.known.get(version) != looks[version]}
-        labels = label_files.read(self._directory, model.name)
+        labels = self._store.labels(model.name)
         labelled = set(label_files.current(labels).values())
         candidates = settled | model.served & (looks.keys() | labelled)
-        for version in model.choose(candidates, labels, named=changed).versions:
+        chosen = {*model.choose(candidates, labels, named=changed).versions}
+        for version in sorted(chosen, reverse=True):
             if version in changed or version not in model.served:
                 both = replace(model.plan, versions=tuple(sorted({*model.served, version})))
                 try:
+                    if not self._has_room(model, {version, *chosen.intersection(model.served)}):
+                        model.failures[version], model.known[version] = self._too_many(), looks.get(version)
+                        raise Conflict("TOO_MANY_MODELS", f"{model.name} version {version}: {self._too_many()}")
                     self._replace(model, both, fresh={version})
                 except Conflict as error:
                     log.warning("what was served serves on", extra={"model": model.name, "reason": error.text})
@@ -216,6 +246,8 @@ class Catalogue:
     ) -> None:
         by_hand = model.by_hand if by_hand is None else by_hand
         wanted = model.choose(candidates | model.served | named, labels, by_hand=by_hand, named=named)
+        if not self._has_room(model, {*wanted.versions}):
+            raise Conflict("TOO_MANY_MODELS", f"{model.name}: {self._too_many()}; unload some first")
         self._replace(model, wanted, labels=labels, fresh=fresh)
         model.by_hand = by_hand
 
@@ -241,6 +273,7 @@ class Catalogue:
         model.known |= looks
         model.plan = wanted
         self._replica.apply(wanted)
+        self._trim()
         facts = {"model": model.name, "versions": list(wanted.versions), "labels": dict(wanted.labels)}
         log.info("model changed", extra=facts)
 
@@ -253,14 +286,17 @@ class Catalogue:
 
     def _keep(self, name: str, labels: Labels) -> None:
         try:
-            if labels != label_files.read(self._directory, name):
-                label_files.write(self._directory, name, labels)
+            if labels != self._store.labels(name):
+                self._store.write_labels(name, labels)
         except PackageError as error:
             raise Conflict("LABELS", f"{name}: {error}") from error
 
+    def _trim(self) -> None:
+        self._store.trim({name: model.served for name, model in self._models.items()})
+
     def _find(self) -> dict[str, list[int]]:
         try:
-            return plans.find(self._directory)
+            return self._store.find()
         except PackageError as error:
             raise Conflict("MODELS", str(error)) from error
 
@@ -270,9 +306,9 @@ class Catalogue:
         if name not in self._models:
             if not on_disk or not NAME.fullmatch(name):
                 raise _no_such_model(name)
-            self._models[name] = Versions(self._directory / name, self._policy)
+            self._models[name] = Versions(self._store, name, self._policy)
         try:
-            return self._models[name], label_files.read(self._directory, name), set(on_disk)
+            return self._models[name], self._store.labels(name), set(on_disk)
         except PackageError as error:
             raise Conflict("LABELS", f"{name}: {error}") from error
 

@@ -12,6 +12,7 @@ from service.plans import Plan
 from service.polling import Poll
 from service.security import Security
 from service.settings import Settings
+from service.stores import Store
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +20,10 @@ log = logging.getLogger(__name__)
 class Control:
     """`plan`, then `start` when what was planned is loaded, then `stop`."""
 
-    def __init__(self, settings: Settings, replica: Replica) -> None:
+    def __init__(self, settings: Settings, store: Store, replica: Replica) -> None:
         self._settings = settings
         self._exit = ExitStack()
-        self.catalogue = Catalogue(settings.models, settings.policy(), replica)
+        self.catalogue = Catalogue(store, settings.policy(), replica, max_models=settings.max_models)
 
     def plan(self) -> list[Plan]:
         """What is to be loaded. Raises StartError where the models cannot be read at all."""

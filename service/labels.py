@@ -18,7 +18,7 @@ from service.errors import PackageError
 from service.plans import LABEL, VERSION
 
 FILE = "labels.json"
-_MAX_BYTES = 1 << 16
+MAX_BYTES = 1 << 16
 _MAX_HISTORY = 16
 
 Labels = dict[str, list[int]]
@@ -28,7 +28,11 @@ def read(models: Path, name: str) -> Labels:
     """Empty where there is no file. Raises PackageError where there is one that cannot be used."""
     if not os.path.lexists(models / name / FILE):
         return {}
-    content = files.read(models / name, FILE, _MAX_BYTES)
+    return parse(files.read(models / name, FILE, MAX_BYTES))
+
+
+def parse(content: bytes) -> Labels:
+    """Raises PackageError where it cannot be used."""
     try:
         labels = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -50,12 +54,11 @@ def read(models: Path, name: str) -> Labels:
 def write(models: Path, name: str, labels: Labels) -> None:
     """Raises PackageError where the file cannot be written; then the old one is as it was."""
     target = models / name / FILE
-    text = json.dumps({label: versions[:_MAX_HISTORY] for label, versions in sorted(labels.items())}) + "\n"
     try:
         descriptor, staging = tempfile.mkstemp(prefix=".labels-", dir=target.parent)
         try:
-            with open(descriptor, "w") as file:
-                file.write(text)
+            with open(descriptor, "wb") as file:
+                file.write(text(labels))
                 file.flush()
                 os.fsync(file.fileno())
             # mkstemp gives the file to its owner alone; other replicas read it too.
@@ -66,6 +69,11 @@ def write(models: Path, name: str, labels: Labels) -> None:
             raise
     except OSError as error:
         raise PackageError(FILE, f"cannot be written in {target.parent}: {error.strerror}") from error
+
+
+def text(labels: Labels) -> bytes:
+    """The content of the file."""
+    return (json.dumps({label: versions[:_MAX_HISTORY] for label, versions in sorted(labels.items())}) + "\n").encode()
 
 
 def moved(labels: Labels, label: str, version: int) -> Labels:

@@ -13,6 +13,9 @@ log = logging.getLogger("service")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+# What talks to object storage.
+_LIBRARIES = ("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs", "urllib3")
+
 # One event is one line, and no terminal is steered by what a client put into its request.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {ord("\n"): "\\n", ord("\t"): "\\t"}
 
@@ -27,6 +30,9 @@ def configure(*, format: str, level: str, stream: TextIO = sys.stderr, **facts: 
         handler.addFilter(lambda record: vars(record).update(facts) or True)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # From the level info down, these tell requests with their credentials.
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
     return human
 
 

@@ -106,7 +106,7 @@ def _read(directory: Path, *, name: str, version: str) -> Package:
         raise PackageError(
             MANIFEST, f"name and version: {manifest.name}/{manifest.version}, but the directory is {name}/{version}"
         )
-    contents = {file.name: _read_listed(directory, file) for file in manifest.files}
+    contents = {file.name: read_listed(directory, file) for file in manifest.files}
     input_shape, latent_shape = tuple(manifest.input.row_shape), tuple(manifest.latent.row_shape)
     output_shape = tuple(manifest.output.row_shape)
     check_graph(ENCODER, contents[ENCODER], input_shape, latent_shape)
@@ -189,7 +189,11 @@ def novelty(errors: Rows, quantiles: npt.NDArray[np.float32]) -> Rows:
 
 
 def _read_manifest(directory: Path) -> model_pb2.Model:
-    content = files.read(directory, MANIFEST, MAX_MANIFEST_BYTES)
+    return parse_manifest(files.read(directory, MANIFEST, MAX_MANIFEST_BYTES))
+
+
+def parse_manifest(content: bytes) -> model_pb2.Model:
+    """The manifest, with all its rules checked but for those of the files' contents. Raises PackageError."""
     try:
         manifest = json_format.Parse(content.decode("utf-8"), model_pb2.Model(), ignore_unknown_fields=True)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
@@ -271,7 +275,8 @@ def _check_manifest(manifest: model_pb2.Model) -> None:
     rule(total <= MAX_PACKAGE_BYTES, f"files: {total} bytes together, more than {MAX_PACKAGE_BYTES}")
 
 
-def _read_listed(directory: Path, file: model_pb2.File) -> bytes:
+def read_listed(directory: Path, file: model_pb2.File) -> bytes:
+    """A file of a package, which is what the manifest says. Raises PackageError."""
     content = files.read(directory, file.name, file.size_bytes)
     if len(content) != file.size_bytes:
         raise PackageError(file.name, f"has {len(content)} bytes, the manifest says {file.size_bytes}")

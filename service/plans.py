@@ -83,17 +83,24 @@ def find(models: Path) -> dict[str, list[int]]:
     return {name: versions for name, versions in found.items() if versions}
 
 
-Signature = tuple[tuple[str, int, int, int], ...]
+Signature = tuple[tuple[str | int, ...], ...]
 
 
 def signature(directory: Path) -> Signature | None:
     """Tells two states of a package apart without reading all of it; None while it is not complete."""
     try:
-        manifest = json.loads(files.read(directory, MANIFEST, MAX_MANIFEST_BYTES))
-        sizes = {str(file["name"]): int(file["sizeBytes"]) for file in manifest["files"]}
+        sizes = listed_sizes(files.read(directory, MANIFEST, MAX_MANIFEST_BYTES))
         stats = {name: (directory / name).stat() for name in (MANIFEST, *sizes)}
-    except (PackageError, OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (PackageError, OSError, ValueError):
         return None
     if any(stats[name].st_size != size for name, size in sizes.items()):
         return None
     return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in sorted(stats.items()))
+
+
+def listed_sizes(manifest: bytes) -> dict[str, int]:
+    """The bytes of each file that a manifest lists; its other rules are for `packages`. Raises ValueError."""
+    try:
+        return {str(file["name"]): int(file["sizeBytes"]) for file in json.loads(manifest)["files"]}
+    except (LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"lists no files: {error!r}") from error

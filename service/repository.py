@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from service.metrics import Metrics
 from service.model import ServedModel
 from service.plans import LABEL, Plan
 from service.session import Device, OnnxSession, Session
+from service.stores import Store
 from service.tensors import Rows
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Repository:
     def __init__(
         self,
         *,
-        models: Path,
+        store: Store,
         device: Device,
         threads: int,
         max_batch_rows: int,
@@ -55,7 +55,7 @@ class Repository:
         on_change: Callable[[str, bool], None] = lambda name, served: None,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
-        self._models = models
+        self._store = store
         self._work = work
         self._shadow_share = shadow_share
         self._device = device
@@ -66,6 +66,7 @@ class Repository:
         self._on_change = on_change
         self._settle = settle
         self._changing = threading.Lock()
+        self._closing = threading.Event()
         self._served: dict[str, _Served] = {}
         self._prepared: dict[str, dict[int, ServedModel]] = {}
         self._retiring: list[ServedModel] = []
@@ -79,7 +80,7 @@ class Repository:
             while waiting and not stop():
                 version = waiting.pop(0)
                 try:
-                    self.prepare(plan.name, version)
+                    self._prepare(plan.name, version, starting=True, stop=stop)
                 except PackageError as error:
                     refused[plan.name, version] = error
                     waiting += spares[:1]
@@ -96,9 +97,12 @@ class Repository:
 
         Raises PackageError; then nothing has changed.
         """
+        self._prepare(name, version, starting=False, stop=self._closing.is_set)
+
+    def _prepare(self, name: str, version: int, *, starting: bool, stop: Callable[[], bool]) -> None:
         with self._changing:
             try:
-                model = self._load(self._models / name / str(version))
+                model = self._load(name, version, starting=starting, stop=stop)
             except PackageError as error:
                 raise self._refuse(name, version, error) from error
             except StartError:
@@ -193,6 +197,7 @@ class Repository:
 
     def close(self) -> None:
         """Run what waits in each model, then free all of them. The transport has stopped."""
+        self._closing.set()  # a package that is being fetched is given up
         for model in tuple(self._retiring):
             model.close()  # `apply` waits for it
         with self._changing:
@@ -207,9 +212,10 @@ class Repository:
         if not self._complete:
             raise Unavailable("LOADING", "models are being loaded; try again")
 
-    def _load(self, directory: Path) -> ServedModel:
+    def _load(self, name: str, version: int, *, starting: bool, stop: Callable[[], bool]) -> ServedModel:
         began = time.monotonic()
-        package = packages.read(directory)
+        with self._store.package(name, version, starting=starting, stop=stop) as directory:
+            package = packages.read(directory)
         session = OnnxSession(package, self._device, threads=self._threads, max_batch_rows=self._max_batch_rows)
         try:
             self._verify(package, session)

@@ -32,6 +32,7 @@ from service.security import Security
 from service.servicer import SERVICE, Servicer
 from service.session import choose_device
 from service.settings import Settings, address_of
+from service.stores import open_store
 from service.threaded import ThreadedTransport
 from service.transport import Limits, Transport
 
@@ -52,6 +53,7 @@ class Server:
         self._settings = settings
         self._ready = threading.Event()
         self.device = choose_device(settings.device, gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes)
+        self.store = open_store(settings.models, cache=settings.model_cache, timeout_s=settings.store_timeout_s)
         metrics = Metrics(CollectorRegistry())
         self.security = Security(
             settings, on_expiry=lambda kind, expiry: metrics.certificate_expiry.labels(kind).set(expiry)
@@ -65,7 +67,7 @@ class Server:
             observer=self.observer,
         )
         self.repository = Repository(
-            models=settings.models,
+            store=self.store,
             device=self.device,
             threads=settings.threads or cpu_limit(),
             max_batch_rows=settings.max_batch_rows,

@@ -6,10 +6,10 @@ import argparse
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from service.plans import Policy
+from service.stores import check_url
 
 PREFIX = "HOURGLASS_"
 MAX_WORKERS = 256
@@ -33,10 +33,29 @@ def _setting(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    models: Path = _setting(Path("models"), "directory of model packages, <name>/<version>/")
+    models: str = _setting(
+        "models",
+        "directory of model packages, <name>/<version>/, or where they are in object storage: s3://bucket/prefix "
+        "(needs the extra s3), gs://bucket/prefix (extra gcs), or another URL that fsspec knows; credentials come from "
+        "the environment of its library",
+        metavar="DIR|URL",
+    )
+    model_cache: str = _setting(
+        "~/.cache",
+        "where copies of the packages in object storage are kept, in hourglass/ and a folder for each URL; also "
+        "XDG_CACHE_HOME",
+        metavar="DIR",
+        variable="XDG_CACHE_HOME",
+    )
+    store_timeout_s: float = _setting(
+        30.0, "seconds that one call to object storage may take: a listing, or up to 8 MiB of a file", least=0.1
+    )
+    max_models: int = _setting(
+        100, "most versions of models that are loaded, all names together; further ones are refused", least=1
+    )
     versions: str = _setting("all", "versions of each model that are served: all, or latest:N for the N largest")
     watch_s: float = _setting(
-        0.0, "seconds between looks at the directory for new, changed and removed versions; 0 for never", least=0
+        0.0, "seconds between looks at --models for new, changed and removed versions; 0 for never", least=0
     )
     host: str = _setting(
         "127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces (then use TLS and tokens, or keep it inside)"
@@ -155,6 +174,10 @@ class Settings:
         if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
             raise ValueError(f"--workers: must be auto or a number from 1 to {MAX_WORKERS}; got {self.workers}")
         try:
+            check_url(self.models)
+        except ValueError as error:
+            raise ValueError(f"--models: {error}") from error
+        try:
             self.policy()
         except ValueError as error:
             raise ValueError(f"--versions: {error}") from error
@@ -251,7 +274,7 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-_METAVARS = {"int": "N", "float": "SECONDS", "str": "TEXT", "PosixPath": "DIR"}
+_METAVARS = {"int": "N", "float": "SECONDS", "str": "TEXT"}
 
 
 def _flag(name: str) -> str:

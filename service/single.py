@@ -28,7 +28,7 @@ def run(settings: Settings, signals: Signals, *, banner: bool) -> int:
     with ExitStack() as exit:
 
         def begin(server: Server) -> tuple[list[Plan], Callable[[Refusals], None]]:
-            control = Control(settings, server.repository)
+            control = Control(settings, server.store, server.repository)
             exit.callback(control.stop)
 
             def loaded(refused: Refusals) -> None:

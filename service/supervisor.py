@@ -37,6 +37,7 @@ from service.replicas import Replicas
 from service.security import Security
 from service.settings import Settings
 from service.signals import TOGGLE, Signals
+from service.stores import open_store
 
 log = logging.getLogger("service")
 
@@ -72,7 +73,7 @@ class Supervisor:
         self._total = Total()
         self._selector = selectors.DefaultSelector()
         self._announced = self._stopping = self._failed = False
-        self._control = Control(settings, Replicas(self._sockets, give_up=self._give_up))
+        self._control: Control  # made by `run`, where an error of the store ends the start
         self._security: Security | None = None  # of the administrators' listener; the workers have their own
         self._refused: dict[tuple[str, int], PackageError] = {}
         registry = CollectorRegistry()
@@ -88,6 +89,12 @@ class Supervisor:
         """Serve until a signal comes; returns the exit code."""
         signals.on_toggle = self._toggle
         try:
+            store = open_store(
+                self._settings.models,
+                cache=self._settings.model_cache,
+                timeout_s=self._settings.store_timeout_s,
+            )
+            self._control = Control(self._settings, store, Replicas(self._sockets, give_up=self._give_up))
             self._control.plan()
             if self._settings.admin_address:
                 self._security = Security(self._settings, on_expiry=lambda kind, expiry: None)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 from service import labels as label_files
-from service import plans
 from service.errors import InvalidArgument, NotFound
 from service.labels import Labels
 from service.plans import LABEL, VERSION, Plan, Policy, Signature
+from service.stores import Store
 
 LOADING, READY, FAILED, AVAILABLE = "LOADING", "READY", "FAILED", "AVAILABLE"
 
@@ -37,10 +36,10 @@ class Versions:
     `complaint`: what was said in the log about the last look.
     """
 
-    def __init__(self, directory: Path, policy: Policy) -> None:
-        self._directory = directory
+    def __init__(self, store: Store, name: str, policy: Policy) -> None:
+        self._store = store
         self._policy = policy
-        self.name = directory.name
+        self.name = name
         self.plan = Plan(name=self.name)
         self.failures: dict[int, str] = {}
         self.loading: frozenset[int] = frozenset()
@@ -54,7 +53,7 @@ class Versions:
         return frozenset(self.plan.versions)
 
     def signature(self, version: int) -> Signature | None:
-        return plans.signature(self._directory / str(version))
+        return self._store.signature(self.name, version)
 
     def choose(
         self,

@@ -25,7 +25,7 @@ class ServerProcess:
 
     def __init__(
         self,
-        models: Path,
+        models: Path | str,
         *arguments: str,
         device: str = "cpu",
         ready: bool = True,

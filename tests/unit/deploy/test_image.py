@@ -53,13 +53,18 @@ def test_the_build_context_has_what_is_copied_and_no_more() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_every_build_installs_one_onnxruntime_of_an_exact_version(device: str) -> None:
+@pytest.mark.parametrize(("device", "extras"), [("cpu", ""), ("gpu", ""), ("cpu", "s3 gcs")])
+def test_every_build_installs_one_onnxruntime_of_an_exact_version(device: str, extras: str) -> None:
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
     found = re.search(r'python -c "(.+?)" "\$DEVICE"', text, re.DOTALL)
     assert found is not None
     requirements = subprocess.run(
-        [sys.executable, "-c", found[1], device], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", found[1], device, extras],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     ).stdout.split("\n")[:-1]
     (runtime,) = [line for line in requirements if line.startswith("onnxruntime")]
     assert runtime.startswith("onnxruntime-gpu[cuda,cudnn]" if device == "gpu" else "onnxruntime>")
@@ -68,6 +73,7 @@ def test_every_build_installs_one_onnxruntime_of_an_exact_version(device: str) -
     assert "opentelemetry-sdk" in names, "--otel-endpoint needs it"
     pinned = {line.partition("==")[0].replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert names <= pinned
+    assert ({"s3fs", "gcsfs"} <= names) == bool(extras)
 
 
 def test_compose_stops_the_service_in_its_own_time_and_mounts_what_there_is() -> None:

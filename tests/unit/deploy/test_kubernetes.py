@@ -153,6 +153,24 @@ def test_all_speak_of_the_same_pods_and_ports(base: Mapping[str, Any], settings:
     assert (target["kind"], target["name"]) == ("Deployment", base["Deployment"]["metadata"]["name"])
 
 
+def test_models_from_object_storage_have_a_cache_that_can_be_written_and_a_way_out(
+    container: Mapping[str, Any],
+) -> None:
+    (deployment,) = documents((KUBERNETES / "objects" / "deployment.yaml").read_text())
+    spec = deployment["spec"]["template"]["spec"]
+    (patch,) = spec["containers"]
+    assert patch["name"] == container["name"]
+    settings = environment_settings({entry["name"]: entry["value"] for entry in patch["env"]})
+    assert settings.models.startswith("s3://")
+    assert settings.watch_s > 0
+    (mount,), (volume,) = patch["volumeMounts"], spec["volumes"]
+    assert (mount["name"], mount["mountPath"]) == (volume["name"], settings.model_cache)
+    assert "sizeLimit" in volume["emptyDir"]
+    (policy,) = documents((KUBERNETES / "objects" / "network-policy.yaml").read_text())
+    assert set(every(policy["spec"], "port")) == {53, 443}
+    validate({**policy, "spec": {"podSelector": {}, **policy["spec"]}})
+
+
 def test_the_autoscaler_goes_by_a_metric_that_there_is(base: Mapping[str, Any]) -> None:
     registry = CollectorRegistry()
     Metrics(registry)

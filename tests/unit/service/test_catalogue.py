@@ -14,6 +14,7 @@ from service import plans
 from service.catalogue import Catalogue
 from service.errors import Conflict, InvalidArgument, NotFound, PackageError, ServiceError, Unavailable
 from service.plans import Plan, Policy
+from service.stores import Directory
 from tests import tiny
 
 
@@ -48,12 +49,12 @@ class FakeReplica:
 class Harness:
     """Packages of `tiny` as empty as a package can be that nobody reads."""
 
-    def __init__(self, models: Path, *, versions: tuple[int, ...], policy: str = "all") -> None:
+    def __init__(self, models: Path, *, versions: tuple[int, ...], policy: str = "all", max_models: int = 100) -> None:
         self.models = models
         for version in versions:
             self.write(version)
         self.replica = FakeReplica()
-        self.catalogue = Catalogue(models, Policy.parse(policy), self.replica)
+        self.catalogue = Catalogue(Directory(models), Policy.parse(policy), self.replica, max_models=max_models)
         for plan in self.catalogue.plan():
             for version in plan.versions:
                 self.replica.prepare(plan.name, version)
@@ -91,7 +92,7 @@ Make = Callable[..., Harness]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    return lambda *versions, policy="all": Harness(tmp_path, versions=versions, policy=policy)
+    return lambda *versions, **settings: Harness(tmp_path, versions=versions, **settings)
 
 
 @pytest.mark.parametrize(("policy", "chosen"), [("all", [2, 3, 10]), ("latest:1", [10]), ("latest:2", [3, 10])])
@@ -371,3 +372,53 @@ def test_a_scan_finds_models_that_are_new(make: Make) -> None:
     tiny.write(subject.models, "other")
     subject.scan()
     assert subject.replica.served["other"].versions == (1,)
+
+
+def test_more_versions_than_may_be_loaded_are_refused_by_name(make: Make) -> None:
+    subject = make(1, 2, max_models=2)
+    subject.write(3)
+    before = subject.replica.served["tiny"]
+    with pytest.raises(Conflict, match=r"tiny: more versions than --max-models=2 would be loaded; unload some first"):
+        subject.catalogue.load("tiny", "3")
+    with pytest.raises(Conflict, match=r"--max-models=2"):
+        subject.catalogue.load("tiny", "")
+    with pytest.raises(Conflict, match=r"--max-models=2"):
+        subject.catalogue.label("tiny", "canary", "3")
+    assert subject.replica.served["tiny"] == before
+    assert subject.replica.prepared == []
+    subject.catalogue.reload("tiny", "2")
+    subject.catalogue.unload("tiny", "1")
+    subject.catalogue.load("tiny", "3")
+    assert subject.served == [2, 3]
+
+
+def test_a_look_at_the_directory_loads_no_more_than_may_be(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    subject = make(1, 2, max_models=3)
+    for version in (3, 4):
+        subject.write(version)
+    subject.scan()
+    subject.scan()
+    assert subject.served == [1, 2, 4]
+    assert subject.states()[3] == "FAILED"
+    (told,) = [record for record in caplog.records if record.getMessage() == "what was served serves on"]
+    assert "--max-models=3" in vars(told)["reason"]
+    subject.write(2, content="changed")
+    subject.scan()
+    assert ("tiny", 2) in subject.replica.prepared, "what serves is followed all the same"
+
+
+def test_the_newest_version_takes_the_place_of_the_last_where_no_more_may_be_loaded(make: Make) -> None:
+    subject = make(1, policy="latest:1", max_models=1)
+    subject.write(2)
+    subject.scan()
+    assert subject.served == [2]
+
+
+def test_a_start_leaves_out_the_oldest_of_too_many(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    label_directory = Harness(tmp_path, versions=(1, 2, 3, 4))
+    label_directory.catalogue.label("tiny", "stable", "1")
+    subject = Harness(tmp_path, versions=(), max_models=2)
+    assert subject.served == [1, 4], "the labelled and the largest"
+    reasons = {entry.version: entry.reason for entry in subject.catalogue.entries("tiny")}
+    assert reasons[2] == reasons[3] == "more versions than --max-models=2 would be loaded"
+    assert any("--max-models=2" in str(vars(record).get("rule")) for record in caplog.records)

@@ -46,6 +46,7 @@ ALLOWED = {
     "torch": set(),
     "training": set(),
     "hourglass": set(),
+    "fsspec": {"objects"},
     "pickle": set(),
 }
 
@@ -186,6 +187,8 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "a:4317"},
             "--otel-endpoint: must be http://host:port or https://host:port",
         ),
+        (["--models", "s3://key:secret@bucket/models"], {}, "--models: must be a URL without user, password or query"),
+        (["--max-models", "0"], {}, "--max-models: must be at least 1; got 0"),
         (["--drain-s", "-1"], {}, "--drain-s: must be at least 0; got -1.0"),
     ],
 )

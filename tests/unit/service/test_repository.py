@@ -20,6 +20,7 @@ from service.metrics import Metrics
 from service.plans import Plan, find
 from service.repository import Repository
 from service.session import CPU, Device
+from service.stores import Directory
 from tests import tiny
 
 
@@ -31,7 +32,7 @@ def registry() -> CollectorRegistry:
 @pytest.fixture
 def repository(registry: CollectorRegistry, tmp_path: Path) -> Iterator[Repository]:
     subject = Repository(
-        models=tmp_path,
+        store=Directory(tmp_path),
         device=Device(provider=CPU),
         threads=1,
         max_batch_rows=4,
@@ -57,7 +58,7 @@ def version_of(repository: Repository, name: str, version: str = "") -> int:
 def test_the_start_and_each_change_settle_once(registry: CollectorRegistry, tmp_path: Path) -> None:
     settled = []
     subject = Repository(
-        models=tmp_path,
+        store=Directory(tmp_path),
         device=Device(provider=CPU),
         threads=1,
         max_batch_rows=4,
@@ -185,7 +186,7 @@ def test_a_fault_of_ours_costs_one_model_and_shows_its_traceback(
 def test_a_device_that_does_not_work_ends_the_start(tmp_path: Path) -> None:
     pretended = Device(provider="CUDAExecutionProvider", name="cpu", providers=(CPU,))
     repository = Repository(
-        models=tmp_path,
+        store=Directory(tmp_path),
         device=pretended,
         threads=1,
         max_batch_rows=4,
@@ -203,7 +204,7 @@ def test_what_is_prepared_is_seen_when_it_is_applied_and_not_when_it_is_discarde
     changes: list[tuple[str, bool]] = []
     call: Any = SimpleNamespace(caller="test", deadline=float("inf"), observation=None)
     repository = Repository(
-        models=tmp_path, device=Device(provider=CPU), threads=1, max_batch_rows=4, max_queue_rows=16,
+        store=Directory(tmp_path), device=Device(provider=CPU), threads=1, max_batch_rows=4, max_queue_rows=16,
         metrics=Metrics(registry), on_change=lambda name, served: changes.append((name, served)),
     )  # fmt: skip
     for version in (1, 2):
