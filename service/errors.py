@@ -27,6 +27,8 @@ import secrets
 
 log = logging.getLogger(__name__)
 
+_MAX_RULE = 1000
+
 
 class ServiceError(Exception):
     """An answer that is not a result. `reason` goes into ErrorInfo: capitals, digits and underscores."""
@@ -109,6 +111,8 @@ class Retired(Exception):
 
 class PackageError(Exception):
     def __init__(self, file: str, rule: str) -> None:
+        # What a package says of itself may be long, and an error goes to administrators in HTTP/2 headers.
+        rule = rule if len(rule) <= _MAX_RULE else rule[:_MAX_RULE] + "…"
         super().__init__(f"{file}: {rule}")
         self.file = file
         self.rule = rule

@@ -92,7 +92,7 @@ def signature(directory: Path) -> Signature | None:
         manifest = json.loads(files.read(directory, MANIFEST, MAX_MANIFEST_BYTES))
         sizes = {str(file["name"]): int(file["sizeBytes"]) for file in manifest["files"]}
         stats = {name: (directory / name).stat() for name in (MANIFEST, *sizes)}
-    except (PackageError, OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (PackageError, OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
     if any(stats[name].st_size != size for name, size in sizes.items()):
         return None
