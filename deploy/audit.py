@@ -1,10 +1,11 @@
-"""Checks what is installed here: no package with a known vulnerability, and none with a licence that is not allowed.
+"""Checks what is installed here: no package with a known vulnerability, none with a licence that is not allowed.
 
 python -m deploy.audit [--service pypi|osv|esms] [--only vulnerabilities|licences]        # or: make audit
 
-Vulnerabilities are asked for with pip-audit, by name and exact version, from a service in the network. Where it cannot
-be reached, or does not know a package, this fails and says so: what was not looked at is not sound. Licences are those
-that the packages state (pip-licenses); which are allowed, and why, stands in deploy/licences.toml.
+Vulnerabilities are asked for with pip-audit, by name and exact version, from a service in the network; of what is
+pinned in constraints.txt too. Where it cannot be reached, or does not know a package, this fails and says so: what was
+not looked at is not sound. Licences are those that the packages state (pip-licenses); which are allowed, and why,
+stands in deploy/licences.toml.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults += licence_faults(stated_licences(), tomllib.loads(ALLOWED.read_text()))
     if given.only != "licences":
         extra = ["--osv-url", given.osv_url] if given.osv_url else []
-        faults += vulnerability_faults(installed(), ["--vulnerability-service", given.service, *extra])
+        faults += vulnerability_faults(installed() | pinned(), ["--vulnerability-service", given.service, *extra])
     for fault in faults:
         print(fault, file=sys.stderr)
     print("audit: " + (f"{len(faults)} faults" if faults else "nothing was found"))
@@ -52,6 +53,12 @@ def installed() -> dict[str, str]:
     """Name to version of what is installed beside this project. Of a local build, such as torch's, the public part."""
     found = {each.metadata["Name"]: each.version.partition("+")[0] for each in distributions()}
     return {name: version for name, version in sorted(found.items()) if name.lower() not in OWN}
+
+
+def pinned() -> dict[str, str]:
+    """Name to version of what constraints.txt names exactly, installed here or not."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
 
 
 def vulnerability_faults(versions: Mapping[str, str], options: Sequence[str]) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import tomllib
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,40 @@ def test_a_service_that_cannot_be_reached_does_not_pass(say: Callable[..., list[
 def test_a_package_that_was_skipped_does_not_pass(say: Callable[..., list[str]], answered: list[Any]) -> None:
     (fault,) = say(json.dumps({"dependencies": answered}))
     assert fault == "vulnerabilities: NOT CHECKED, not known to the service: other"
+
+
+@pytest.mark.skipif(not (audit.TOOLS / "pip-audit").exists(), reason="needs .venv-audit, which make audit builds")
+def test_pip_audit_itself_asks_the_service_that_it_is_told() -> None:
+    class Service(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            name = json.loads(self.rfile.read(int(self.headers["content-length"])))["package"]["name"]
+            events = [{"introduced": "0"}, {"fixed": "2.1"}]
+            affected = {
+                "package": {"name": name, "ecosystem": "PyPI"}, "ranges": [{"type": "ECOSYSTEM", "events": events}]
+            }  # fmt: skip
+            found = {"vulns": [{"id": "TEST-1", "affected": [affected]}]} if name == "other" else {}
+            answer = json.dumps(found).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/"
+            faults = audit.vulnerability_faults(VERSIONS, ["--vulnerability-service", "osv", "--osv-url", url])
+        finally:
+            server.shutdown()
+            thread.join()
+    assert faults == ["other 2.0: TEST-1, mended in 2.1"]
+
+
+def test_what_is_pinned_is_asked_for() -> None:
+    assert {"grpcio", "onnxruntime-gpu", "protobuf"} <= audit.pinned().keys()
 
 
 @pytest.mark.parametrize(
