@@ -76,4 +76,7 @@ def seeds() -> dict[str, bytes]:
         "load": (7, message("RepositoryModelLoadRequest")(model_name="tiny")),
     }
     everything = {name: (0, made) for name, made in infers.items()} | others
-    return {name: bytes([number]) + made.SerializeToString() for name, (number, made) in everything.items()}
+    return {
+        name: bytes([number]) + made.SerializeToString(deterministic=True)
+        for name, (number, made) in everything.items()
+    }
