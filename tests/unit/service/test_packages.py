@@ -357,6 +357,15 @@ def test_golden_files_that_are_none_are_refused(package: Path, tmp_path: Path) -
         assert refused(package).file == "golden.npz"
 
 
+def test_domains_that_are_not_utf8_are_refused_like_any_other() -> None:
+    model = tiny.encoder()
+    for name in ("com.example", "XX"):
+        model.opset_import.add(domain=name, version=1)
+    content = model.SerializeToString().replace(b"XX", b"\xff\xfe")
+    with pytest.raises(PackageError, match="uses operators outside the ONNX standard"):
+        check_graph("encoder.onnx", content, tiny.ROW_SHAPE, (tiny.LATENT,))
+
+
 def test_golden_arrays_that_only_claim_to_be_large_take_no_memory(package: Path) -> None:
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (17179869184,)}".ljust(117) + b"\n"
     replace(package, "golden.npz", golden_member(b"\x93NUMPY\x01\x00\x76\x00" + header))
