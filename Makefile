@@ -32,7 +32,7 @@ CLIENTS := $(if $(call have,npm),$(NODE_CLIENT) $(SHELL_CLIENT)) \
 AGAINST ?= HEAD
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo playground test test-oldest test-ecosystem check format proto buf train zoo chaos bench reproduce gpu-test image image-test docs docs-serve clean
+.PHONY: help run demo playground test test-oldest test-ecosystem check format proto buf train zoo chaos bench reproduce gpu-test image image-test docs docs-serve fuzz audit sbom clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,16 @@ zoo: $(VENV)/develop ## train, export and report all recipes into models/
 chaos: $(VENV)/develop ## break things under load, for a long time (ARGS="reloads overload --json FILE", --short, --help)
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+fuzz: $(VENV)/develop ## look for requests and files that break the service (ARGS="TARGET --seconds 3600", --help)
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+audit: $(VENV)/develop .venv-audit/ready ## what is installed: known vulnerabilities (needs a network), licences (ARGS="--only licences", --help)
+	@$(BIN)/python -m deploy.audit $(ARGS)
+
+sbom: .venv-audit/ready ## what serving and calling are made of, in CycloneDX: build/hourglass.cdx.json, build/hourglass-client.cdx.json
+	$(call inventory,hourglass,./client .[$(RUNTIME)],pyproject.toml)
+	$(call inventory,hourglass-client,./client,client/pyproject.toml)
+
 bench: $(VENV)/develop ## measure the service beside its limits and peers (needs h2load: apt-get install nghttp2-client)
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
@@ -115,8 +125,17 @@ docs-serve: docs ## and serve it on http://127.0.0.1:8000/
 	@exec $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 clean: ## remove the environment and caches; what was trained (runs/, .data/, models/) stays
-	rm -rf $(VENV) $(OLDEST) .venv-tritonclient .venv-kserve .venv-ray examples/*/node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .venv-audit .venv-tritonclient .venv-kserve .venv-ray examples/*/node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(1): a name; $(2): what is installed for it, in an environment without pip; $(3): whose name and version it bears.
+define inventory
+@rm -rf build/inventory && mkdir -p build && $(PYTHON) -m venv --without-pip build/inventory
+@.venv-audit/bin/pip --python build/inventory/bin/python install --quiet --constraint constraints.txt $(2)
+@.venv-audit/bin/cyclonedx-py environment build/inventory/bin/python --pyproject $(3) --mc-type application \
+	--output-reproducible --output-format JSON --output-file build/$(1).cdx.json
+@rm -rf build/inventory && echo "wrote build/$(1).cdx.json"
+endef
 
 define generate
 $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) --pyi_out=$(1) $(PROTO) && \
@@ -146,6 +165,13 @@ $(OLDEST)/develop: $(PROJECTS)
 	@mkdir -p build
 	@sed 's/^grpcio==.*/grpcio==$(OLDEST_GRPCIO)/' constraints.txt > build/constraints-oldest.txt
 	@$(OLDEST)/bin/pip install --quiet --constraint build/constraints-oldest.txt --editable './client[batch]' --editable '.[cpu,dev]'
+	@touch $@
+
+.venv-audit/ready: $(PROJECTS)
+	@echo "installing what audits into .venv-audit, once"
+	$(PYTHON) -m venv .venv-audit
+	@sed -n 's/^audit = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",' | tr ' ' '\n' > .venv-audit/requirements.txt
+	@.venv-audit/bin/pip install --quiet --constraint constraints.txt --requirement .venv-audit/requirements.txt
 	@touch $@
 
 .venv-%/ready: tests/ecosystem/%.txt

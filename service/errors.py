@@ -29,6 +29,7 @@ import sys
 log = logging.getLogger(__name__)
 
 _MEMORY_RETRY_AFTER_S = 1.0
+_MAX_RULE = 1000
 
 
 class ServiceError(Exception):
@@ -120,6 +121,8 @@ class Retired(Exception):
 
 class PackageError(Exception):
     def __init__(self, file: str, rule: str) -> None:
+        # What a package says of itself may be long, and an error goes to administrators in HTTP/2 headers.
+        rule = rule if len(rule) <= _MAX_RULE else rule[:_MAX_RULE] + "…"
         super().__init__(f"{file}: {rule}")
         self.file = file
         self.rule = rule

@@ -23,7 +23,9 @@ def check_graph(file: str, content: bytes, in_shape: tuple[int, ...], out_shape:
         raise PackageError(file, "is not an ONNX file, or a truncated one") from error
     foreign = {opset.domain for opset in model.opset_import} - _STANDARD_DOMAINS
     if foreign or model.functions:
-        raise PackageError(file, f"uses operators outside the ONNX standard: {sorted(foreign) or 'local functions'}")
+        # What is not UTF-8 comes as bytes, which have no order with texts.
+        named = sorted(map(str, foreign)) or "local functions"
+        raise PackageError(file, f"uses operators outside the ONNX standard: {named}")
     for tensor in _tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise PackageError(file, f"keeps the weights {tensor.name!r} in another file; they must be inside")

@@ -63,6 +63,7 @@ def _decode(field: str, sent: Any, raw: bytes | None, wanted: Input) -> Array:
             raise InvalidArgument("BAD_RAW_CONTENTS", f"{field}.contents: must be absent beside raw_input_contents")
         data = raw
     else:
+        tensors.check_shape(field, shape, wanted.spec)
         data = _typed(field, sent.datatype, dtype, shape, sent.contents)
     return tensors.view(field, dtype, sent.datatype, shape, data, wanted.spec)
 

@@ -23,7 +23,9 @@ _SMALLEST_ANGLE = 1e-4
 def linear(start: Rows, end: Rows, weights: Rows) -> Rows:
     """Ends [P, L...] and weights [S] to points [P, S, L...] on straight lines; weight 0 is `start`, 1 is `end`."""
     weight = weights.reshape(1, -1, *(1,) * (start.ndim - 1))
-    return (1 - weight) * start[:, None] + weight * end[:, None]
+    # The ends may be as large as float32 goes: what is beyond is infinite in the answer, and no warning's business.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (1 - weight) * start[:, None] + weight * end[:, None]
 
 
 def spherical(start: Rows, end: Rows, weights: Rows) -> Rows:
@@ -47,7 +49,8 @@ def spherical(start: Rows, end: Rows, weights: Rows) -> Rows:
         ) / np.sin(angle_P11)
     length_PS1 = (1 - weight_S1) * a_length_P1[:, None] + weight_S1 * b_length_P1[:, None]
     points = np.where(defined_P[:, None, None], direction_PSL * length_PS1, 0.0)
-    points = points.reshape(len(start), len(weights), *shape).astype(np.float32)
+    with np.errstate(over="ignore"):
+        points = points.reshape(len(start), len(weights), *shape).astype(np.float32)
     straight = ~defined_P
     points[straight] = linear(start[straight], end[straight], weights)
     return points

@@ -102,5 +102,5 @@ def listed_sizes(manifest: bytes) -> dict[str, int]:
     """The bytes of each file that a manifest lists; its other rules are for `packages`. Raises ValueError."""
     try:
         return {str(file["name"]): int(file["sizeBytes"]) for file in json.loads(manifest)["files"]}
-    except (LookupError, TypeError, RecursionError) as error:
+    except (LookupError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"lists no files: {error!r}") from error

@@ -65,11 +65,7 @@ def view(
         raise InvalidArgument(
             "BAD_DTYPE", f"{field}: {dtype_name} is only for rows of images; send floats of 32 or 16 bits"
         )
-    if shape[1:] != spec.row_shape or not shape:
-        wanted = ", ".join(("rows", *map(str, spec.row_shape)))
-        raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must be [{wanted}]; got {_short(shape)}")
-    if shape[0] < 1:
-        raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must have at least one row; got {shape[0]}")
+    check_shape(field, shape, spec)
     wanted_bytes = math.prod(shape) * dtype.itemsize
     if len(data) != wanted_bytes:
         raise InvalidArgument(
@@ -82,6 +78,15 @@ def view(
         row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
         raise InvalidArgument("NOT_FINITE", f"{field}.data: row {row} holds NaN or infinity")
     return array
+
+
+def check_shape(field: str, shape: tuple[int, ...], spec: Spec) -> None:
+    """Raises InvalidArgument. To be called before a shape is computed with: it may have millions of dimensions."""
+    if shape[1:] != spec.row_shape or not shape:
+        wanted = ", ".join(("rows", *map(str, spec.row_shape)))
+        raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must be [{wanted}]; got {_short(shape)}")
+    if shape[0] < 1:
+        raise InvalidArgument("BAD_SHAPE", f"{field}.shape: must have at least one row; got {shape[0]}")
 
 
 def copy_rows(source: Array, target: Rows) -> None:

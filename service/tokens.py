@@ -107,7 +107,10 @@ def read(path: Path) -> list[tuple[bytes, Grant]]:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise ValueError(f"must have at most {_MAX_BYTES} bytes")
-    tables = tomllib.loads(content.decode())
+    try:
+        tables = tomllib.loads(content.decode())
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
     tokens = tables.pop("tokens", None)
     if tables or not isinstance(tokens, dict) or not tokens:
         raise ValueError("must have tables [tokens.NAME], at least one, and nothing else")

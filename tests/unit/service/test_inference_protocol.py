@@ -17,7 +17,7 @@ from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1 import model_pb2
 from service import inference_messages as messages
 from service import packages
-from service.errors import PermissionDenied, ServiceError
+from service.errors import InvalidArgument, PermissionDenied, ServiceError
 from service.inference_protocol import InferenceProtocol
 from service.metrics import Metrics
 from service.model import ServedModel
@@ -142,4 +142,23 @@ def test_a_token_for_some_models_sees_and_asks_for_those_only(tmp_path: Path) ->
             call = FakeCall("somebody", grant)
             handle(message, call)
             assert len(getattr(call.message, field)) == count
+    model.close()
+
+
+def test_a_shape_of_many_dimensions_is_refused_before_it_is_computed_with(tmp_path: Path) -> None:
+    session, metrics = FakeSession(), Metrics(CollectorRegistry())
+    session.may_go.set()
+    package = packages.read(tiny.write(tmp_path))
+    model = ServedModel(package, session, max_batch_rows=8, max_queue_rows=32, metrics=metrics)
+    protocol = InferenceProtocol(
+        OneModel(model),  # type: ignore[arg-type]
+        max_interpolation_points=9,
+        metrics=metrics,
+        ready=lambda: True,
+    )
+    sent = request("tiny.encode", {"rows": tiny.rows(1)}, typed=True)
+    # The product of so many takes minutes, and none of its digits may be printed.
+    sent.inputs[0].shape.extend([2**62] * 300_000)
+    with pytest.raises(InvalidArgument, match=r"inputs\[rows\]\.shape: must be \[rows, 4, 4\]"):
+        protocol.infer(sent, FakeCall("test"))
     model.close()

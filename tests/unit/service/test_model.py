@@ -384,3 +384,20 @@ def test_the_largest_batch_is_run_before_the_model_is_there_and_closing_frees_th
     session.may_go.set()
     model.close()
     assert session.closed == 1
+
+
+def test_errors_of_huge_rows_are_infinite_without_a_warning(tmp_path: Path) -> None:
+    class Negating(FakeSession):
+        def reconstruct(self, rows: Rows) -> Rows:
+            return -rows
+
+    session = Negating()
+    session.may_go.set()
+    package = packages.read(tiny.write(tmp_path))
+    subject = ServedModel(package, session, max_batch_rows=8, max_queue_rows=32, metrics=Metrics(CollectorRegistry()))
+    call = FakeCall()
+    subject.reconstruct(np.full((1, *tiny.ROW_SHAPE), 3e38, np.float32), call, call.done)
+    outcome = call.result()
+    assert isinstance(outcome, Result), outcome
+    assert np.isinf(outcome.outputs[1]).all()
+    subject.close()

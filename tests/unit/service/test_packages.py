@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from autoencoder.v1 import model_pb2
-from service import packages
+from service import packages, plans
 from service.errors import PackageError
 from service.graphs import check_graph
 from tests import tiny
@@ -355,6 +355,32 @@ def test_golden_files_that_are_none_are_refused(package: Path, tmp_path: Path) -
     ):
         replace(package, "golden.npz", content)
         assert refused(package).file == "golden.npz"
+
+
+def test_domains_that_are_not_utf8_are_refused_like_any_other() -> None:
+    model = tiny.encoder()
+    for name in ("com.example", "XX"):
+        model.opset_import.add(domain=name, version=1)
+    content = model.SerializeToString().replace(b"XX", b"\xff\xfe")
+    with pytest.raises(PackageError, match="uses operators outside the ONNX standard"):
+        check_graph("encoder.onnx", content, tiny.ROW_SHAPE, (tiny.LATENT,))
+
+
+def test_golden_arrays_that_only_claim_to_be_large_take_no_memory(package: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (17179869184,)}".ljust(117) + b"\n"
+    replace(package, "golden.npz", golden_member(b"\x93NUMPY\x01\x00\x76\x00" + header))
+    assert "golden.npz: unpacks to 687194" in str(refused(package))
+
+
+def test_a_size_that_is_no_number_makes_no_signature(package: Path) -> None:
+    assert plans.signature(package) is not None
+    edit_manifest(package, lambda manifest: manifest["files"][0].update(sizeBytes=float("inf")))
+    assert plans.signature(package) is None
+
+
+def test_the_text_of_a_refusal_is_short_enough_for_a_header(package: Path) -> None:
+    edit_manifest(package, lambda manifest: manifest.update(name="n" * 100_000))
+    assert len(str(refused(package))) < 1100
 
 
 def golden_member(content: bytes, name: str = "rows.npy", *, encrypted: bool = False) -> bytes:

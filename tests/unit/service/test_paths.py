@@ -57,3 +57,8 @@ def test_latents_of_several_dimensions_keep_their_shape() -> None:
     ends = np.random.default_rng(0).normal(size=(2, 4, 2, 3, 3)).astype(np.float32)
     for method in (paths.linear, paths.spherical):
         assert method(ends[0], ends[1], WEIGHTS).shape == (4, 7, 2, 3, 3)
+
+
+def test_a_line_between_huge_latents_is_infinite_without_a_warning() -> None:
+    huge = np.full((1, 2), 3e38, np.float32)
+    assert np.isinf(paths.linear(huge, -huge, np.array([-1.0], np.float32))).all()
