@@ -17,12 +17,13 @@ from typing import Any, Self
 
 import grpc
 import numpy as np
+from google.rpc import error_details_pb2
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
 from hourglass import TLS, Client, HourglassError
 from hourglass.channel import Endpoint
-from hourglass.errors import from_rpc
+from hourglass.errors import Unavailable, from_rpc
 from tests import tiny
 from tests.integration.serving import ServerProcess
 from tests.integration.test_service import TINY, array, tensor
@@ -204,6 +205,7 @@ class Load:
             pb.StreamRequest(id=number, encode=pb.EncodeRequest(model=TINY, rows=tensor(rows)))
             for number, rows in waiting.items()
         ]
+        unavailable: HourglassError | None = None
         try:
             for answer in stub.Stream(iter(requests), timeout=CALL_S):
                 rows = waiting.pop(answer.id, None)
@@ -211,7 +213,13 @@ class Load:
                     self.wrong.append(f"stream: {answer.id} was answered twice")
                     continue
                 if answer.WhichOneof("response") == "error":
-                    self.lost.append(f"stream: {answer.error.message}")
+                    if answer.error.code == grpc.StatusCode.UNAVAILABLE.value[0]:
+                        waiting[answer.id] = rows
+                        info = error_details_pb2.ErrorInfo()
+                        answer.error.details[0].Unpack(info)
+                        unavailable = Unavailable(answer.error.message, reason=info.reason)
+                    else:
+                        self.lost.append(f"stream: {answer.error.message}")
                     continue
                 try:
                     check(array(answer.encode.latents), tiny.encode(rows))
@@ -220,7 +228,7 @@ class Load:
                 self._note(answered=1)
         except grpc.RpcError as error:
             return from_rpc(error, address=self._address)
-        return None
+        return unavailable
 
 
 def assert_serves(address: str, **options: Any) -> None:

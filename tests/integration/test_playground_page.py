@@ -92,7 +92,7 @@ class Page:
             message["params"]["request"]["url"]
             for message in messages
             if message["method"] == "Network.requestWillBeSent"
-            and not message["params"]["request"]["url"].startswith(("chrome:", "data:"))
+            and not message["params"]["request"]["url"].startswith(("chrome", "data:"))
         ]
 
 

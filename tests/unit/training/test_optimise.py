@@ -151,7 +151,7 @@ def test_a_line_of_the_log_has_what_one_wants_to_know(tmp_path: Path) -> None:
     assert log[0]["train_loss"] > log[1]["train_loss"] > log[2]["train_loss"]
     for entry in log:
         assert {"phase", "epoch", "train_penalty", "validation_loss", "seconds", "rows_per_s", "best"} <= entry.keys()
-        assert entry["rows_per_s"] * entry["seconds"] > 0.2 * ROWS
+        assert entry["rows_per_s"] * (entry["seconds"] + 0.0005) > 0.2 * ROWS  # to milliseconds
 
 
 @pytest.mark.parametrize(
