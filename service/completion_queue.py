@@ -32,7 +32,8 @@ from service.errors import Cancelled
 from service.guard import Guard
 from service.metrics import Metrics
 from service.observation import Observer
-from service.rpcs import Event, Rpc, StreamRpc, UnaryRpc
+from service.rpcs import Event, Rpc, UnaryRpc
+from service.stream_rpcs import StreamRpc
 from service.transport import GuardInterceptor, Limits, Meter, listen, server_options
 
 log = logging.getLogger(__name__)
