@@ -10,7 +10,7 @@ from service import grpc_core
 
 grpc_core.poll_connections(os.environ)
 
-from service import __main__, rpcs  # noqa: E402
+from service import __main__, rpcs, stream_rpcs  # noqa: E402
 from service.calls import Method, perform  # noqa: E402
 
 _KEPT: list[bytes] = []
@@ -22,5 +22,6 @@ def _perform(method: Method[Any], request: bytes, call: Any) -> None:
 
 
 if __name__ == "__main__":
-    vars(rpcs)["perform"] = _perform
+    for module in (rpcs, stream_rpcs):
+        vars(module)["perform"] = _perform
     sys.exit(__main__.main())

@@ -29,8 +29,10 @@ ALLOWED = {
     "grpc": {
         "transport",
         "threaded",
+        "threaded_calls",
         "completion_queue",
         "rpcs",
+        "stream_rpcs",
         "statuses",
         "server",
         "listener",
