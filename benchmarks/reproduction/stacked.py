@@ -34,10 +34,10 @@ _OURS = FineTuning(
 )
 OURS = {
     "basic": _OURS,
-    "mnist": replace(_OURS, epochs=12),
+    "mnist": replace(_OURS, epochs=40),
     # Turned by another angle, a row of `rot` is another row of `rot`.
-    "rot": replace(_OURS, turn_degrees=180),
-    "bg-rand": replace(_OURS, turn_degrees=0),
+    "rot": replace(_OURS, epochs=90, turn_degrees=180),
+    "bg-rand": replace(_OURS, epochs=90, turn_degrees=0),
 }
 
 
