@@ -34,9 +34,9 @@ def settle() -> None:
     """Leave what is there now, modules and models, out of Python's later collections of cycles, once what of it is not
     needed any more has been freed.
 
-    A full collection goes through every object there is while all threads wait: 15 to 30 ms, every few thousand
-    requests. Of the requests themselves little is left to go through. For the whole process, after each change of its
-    models.
+    A full collection goes through every object there is while all threads wait, for as long as hundreds of requests
+    take, and comes every few thousand. Of the requests themselves little is left to go through. For the whole process,
+    after each change of its models.
     """
     gc.unfreeze()
     gc.collect()
