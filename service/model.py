@@ -95,7 +95,10 @@ class ServedModel:
         self._session = session
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
-        self._operations = {model_pb2.Operation.Name(number) for number in package.manifest.operations}
+        self._operations = {
+            model_pb2.Operation.Name(number).removeprefix("OPERATION_").lower()
+            for number in package.manifest.operations
+        }
         self._quantiles = np.asarray(package.manifest.reconstruction_error_quantiles, dtype=np.float32)
         self._latent_shape, self._output_shape = package.latent_shape, package.output_shape
         self.statistics = {
@@ -136,7 +139,7 @@ class ServedModel:
             warm_up=warm_up if session.on_gpu else lambda: None,
         )
         self._shadow: Shadow | None = None
-        if shadow_share and "OPERATION_RECONSTRUCT" in self._operations:
+        if shadow_share and RECONSTRUCT in self._operations:
             self._shadow = Shadow(
                 Sample(shadow_share, np.random.default_rng()),
                 most_rows=self._dispatcher.max_background_rows,
@@ -246,11 +249,10 @@ class ServedModel:
 
     def require(self, operation: str) -> None:
         """Raises Unsupported where the model has no such operation."""
-        if f"OPERATION_{operation.upper()}" not in self._operations:
+        if operation not in self._operations:
             raise Unsupported(
                 "NO_SUCH_OPERATION",
-                f"{self.name} version {self.version} has no {operation}; it has "
-                + ", ".join(sorted(name.removeprefix("OPERATION_").lower() for name in self._operations)),
+                f"{self.name} version {self.version} has no {operation}; it has " + ", ".join(sorted(self._operations)),
             )
 
     def _require_room(self, pair_count: int, path: Path) -> None:
