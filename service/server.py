@@ -12,11 +12,10 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from prometheus_client import CollectorRegistry
 
-from service import completion_queue, inference_messages, replicas
+from service import completion_queue, inference_messages, introspection, replicas
 from service.completion_queue import CompletionQueueTransport
 from service.cores import cpu_limit
 from service.errors import StartError
@@ -90,10 +89,11 @@ class Server:
         )
         self._transport.add_service(inference_messages.SERVICE, inference.methods())
         self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)
-        own = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(
-            (*own, inference_messages.SERVICE), self._transport.server, inference_messages.pool(own)
+        introspection.add_health(self._transport, self._health)
+        introspection.add_reflection(
+            self._transport,
+            (SERVICE, health.SERVICE_NAME, inference_messages.SERVICE),
+            inference_messages.pool((SERVICE, health.SERVICE_NAME, introspection.REFLECTION)),
         )
         try:
             listener = (
