@@ -6,7 +6,8 @@ For machines without docker and without a registry. buildah builds (no daemon, n
 base that debootstrap makes and that is committed under the name in FROM; podman runs it with runc: read-only root and
 no /tmp, all capabilities dropped, no new privileges, not root. The inventory in it must name what is installed. The
 base is Debian's own Python of the same version as the official image's, so that the size printed is near the real
-one's, not equal to it. Needs root, and apt-get install buildah podman runc debootstrap. All that it makes lies under build/image/; the base is kept there.
+one's, not equal to it. Needs root, and apt-get install buildah podman runc debootstrap. All that it
+makes lies under build/image/; the base is kept there.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from service import completion_queue, inference_messages, introspection, replicas
 from service.completion_queue import CompletionQueueTransport
 from service.cores import cpu_limit
+from service.devices import choose_device
 from service.errors import StartError
 from service.guard import Guard
 from service.inference_protocol import InferenceProtocol
@@ -29,7 +30,6 @@ from service.probes import Probes, tcp_listener, unix_listener
 from service.repository import Refusals, Repository
 from service.security import Security
 from service.servicer import SERVICE, Servicer
-from service.session import choose_device
 from service.settings import Settings, address_of
 from service.stores import open_store
 from service.threaded import ThreadedTransport
@@ -51,7 +51,11 @@ class Server:
     def __init__(self, settings: Settings, *, probes_socket: Path | None = None) -> None:
         self._settings = settings
         self._ready = threading.Event()
-        self.device = choose_device(settings.device, gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes)
+        self.device = choose_device(
+            settings.device,
+            gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
+            engine_cache=Path(settings.tensorrt_cache).expanduser() if settings.tensorrt_cache else None,
+        )
         self.store = open_store(settings.models, cache=settings.model_cache, timeout_s=settings.store_timeout_s)
         metrics = Metrics(CollectorRegistry())
         self.security = Security(

@@ -44,7 +44,7 @@ ALLOWED = {
     },
     "grpc_health": {"server", "introspection", "healthcheck"},
     "grpc_reflection": {"introspection"},
-    "onnxruntime": {"session"},
+    "onnxruntime": {"session", "devices"},
     "opentelemetry": {"tracing"},
     "torch": set(),
     "training": set(),
@@ -147,7 +147,12 @@ VALUES = {
     "otel_endpoint": ("http://a:1", "https://b:2"),
 }
 # What some settings are nothing without.
-WITH = {"tls_cert": {"tls_key": "1"}, "tls_key": {"tls_cert": "1"}, "tls_client_ca": {"tls_cert": "1", "tls_key": "1"}}
+WITH = {
+    "tls_cert": {"tls_key": "1"},
+    "tls_key": {"tls_cert": "1"},
+    "tls_client_ca": {"tls_cert": "1", "tls_key": "1"},
+    "tensorrt_cache": {"device": "tensorrt"},
+}
 
 
 def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
@@ -170,6 +175,11 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
         (["--max-queue-rows", "10"], {}, "--max-queue-rows: must be at least --max-batch-rows=256; got 10"),
         (["--workers", "none"], {}, "--workers: must be auto or a number from 1 to 256; got none"),
         (["--device", "gpu"], {}, "invalid choice: 'gpu'"),
+        (
+            ["--tensorrt-cache", "d", "--device", "cuda"],
+            {},
+            "--tensorrt-cache: needs --device tensorrt; got --device cuda",
+        ),
         ([], {"HOURGLASS_PORT": "many"}, "HOURGLASS_PORT: must be a int; got 'many'"),
         ([], {"HOURGLASS_DEVICE": "gpu"}, "HOURGLASS_DEVICE: must be one of auto, cpu, cuda, tensorrt; got 'gpu'"),
         (["--versions", "newest"], {}, "--versions: must be all or latest:N with N at least 1; got newest"),
