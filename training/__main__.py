@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from service.errors import PackageError
+from service.memory import keep_memory
 from training import commands, data, devices, recipes
 from training.errors import Interrupted, TrainingError
 
@@ -160,6 +161,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    keep_memory()  # each step makes and frees tensors of some hundred kilobytes
     if getattr(options, "threads", None):
         import torch
 
