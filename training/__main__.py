@@ -237,7 +237,8 @@ def _data_dir(command: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help=f"a folder of IDX files, DIR/mnist/*.gz or DIR/*.gz (default: ${DATA_VARIABLE}, else a download into {CACHE}/)",
+        help=f"a folder of IDX files, DIR/mnist/*.gz or DIR/*.gz (default: ${DATA_VARIABLE}, else a download into "
+        f"{CACHE}/)",
     )
 
 

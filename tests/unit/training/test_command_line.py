@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from training import data, devices, progress, recipes
 from training import __main__ as command_line
+from training import data, devices, progress, recipes
 from training.__main__ import main
 from training.runs import Run
 
