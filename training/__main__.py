@@ -31,7 +31,7 @@ examples:
   torchrun --nproc-per-node=2 -m training train conv   # two processes, each with half of every batch
   python -m training report undercomplete              # of its newest run
   python -m training export undercomplete --models models
-  python -m training export deep --precision int8      # three times as fast on a CPU, for a little PSNR
+  python -m training export deep --precision int8      # a third of the bytes, faster on a CPU, for a little PSNR
   python -m training convert models/mnist-conv/1 --layout triton triton-models
   python -m training inspect pump.csv --window 64 --stride 8 --write pump.toml    # one's own data
   python -m training train pump.toml
