@@ -134,6 +134,7 @@ define inventory
 @.venv-audit/bin/pip --python build/inventory/bin/python install --quiet --constraint constraints.txt $(2)
 @.venv-audit/bin/cyclonedx-py environment build/inventory/bin/python --pyproject $(3) --mc-type application \
 	--output-reproducible --output-format JSON --output-file build/$(1).cdx.json
+@build/inventory/bin/python deploy/inventory.py build/$(1).cdx.json
 @rm -rf build/inventory && echo "wrote build/$(1).cdx.json"
 endef
 

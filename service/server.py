@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from prometheus_client import CollectorRegistry
 
-from service import completion_queue, inference_messages, replicas
+from service import completion_queue, inference_messages, introspection, replicas
 from service.completion_queue import CompletionQueueTransport
 from service.cores import cpu_limit
+from service.devices import choose_device
 from service.errors import StartError
 from service.guard import Guard
 from service.inference_protocol import InferenceProtocol
@@ -30,7 +30,6 @@ from service.probes import Probes, tcp_listener, unix_listener
 from service.repository import Refusals, Repository
 from service.security import Security
 from service.servicer import SERVICE, Servicer
-from service.session import choose_device
 from service.settings import Settings, address_of
 from service.stores import open_store
 from service.threaded import ThreadedTransport
@@ -52,7 +51,11 @@ class Server:
     def __init__(self, settings: Settings, *, probes_socket: Path | None = None) -> None:
         self._settings = settings
         self._ready = threading.Event()
-        self.device = choose_device(settings.device, gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes)
+        self.device = choose_device(
+            settings.device,
+            gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
+            engine_cache=Path(settings.tensorrt_cache).expanduser() if settings.tensorrt_cache else None,
+        )
         self.store = open_store(settings.models, cache=settings.model_cache, timeout_s=settings.store_timeout_s)
         metrics = Metrics(CollectorRegistry())
         self.security = Security(
@@ -90,10 +93,11 @@ class Server:
         )
         self._transport.add_service(inference_messages.SERVICE, inference.methods())
         self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)
-        own = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(
-            (*own, inference_messages.SERVICE), self._transport.server, inference_messages.pool(own)
+        introspection.add_health(self._transport, self._health)
+        introspection.add_reflection(
+            self._transport,
+            (SERVICE, health.SERVICE_NAME, inference_messages.SERVICE),
+            inference_messages.pool((SERVICE, health.SERVICE_NAME, introspection.REFLECTION)),
         )
         try:
             listener = (

@@ -86,6 +86,12 @@ class Settings:
         "auto", "where graphs run; auto takes CUDA where it works, else the CPU, and says which", choices=DEVICES
     )
     gpu_memory_limit_bytes: int = _setting(0, "most GPU memory of each model; 0 sets no limit", least=0)
+    tensorrt_cache: str = _setting(
+        "",
+        "where --device tensorrt keeps the engines that it compiled, which takes minutes; they are code, so that no "
+        "other may write there; empty for nowhere",
+        metavar="DIR",
+    )
     workers: str = _setting(
         "1", "processes that share the port, each with its own sessions; auto is one a CPU, and one on a GPU"
     )
@@ -198,6 +204,8 @@ class Settings:
             raise ValueError(
                 f"--otel-endpoint: must be http://host:port or https://host:port; got {self.otel_endpoint}"
             )
+        if self.tensorrt_cache and self.device != "tensorrt":
+            raise ValueError(f"--tensorrt-cache: needs --device tensorrt; got --device {self.device}")
         if self.max_queue_rows < self.max_batch_rows:
             raise ValueError(
                 f"--max-queue-rows: must be at least --max-batch-rows={self.max_batch_rows}; got {self.max_queue_rows}"

@@ -35,15 +35,16 @@ ALLOWED = {
         "stream_rpcs",
         "statuses",
         "server",
+        "introspection",
         "listener",
         "certificates",
         "security",
         "healthcheck",
         "tracing",
     },
-    "grpc_health": {"server", "healthcheck"},
-    "grpc_reflection": {"server", "listener"},
-    "onnxruntime": {"session"},
+    "grpc_health": {"server", "introspection", "healthcheck"},
+    "grpc_reflection": {"introspection"},
+    "onnxruntime": {"session", "devices"},
     "opentelemetry": {"tracing"},
     "torch": set(),
     "training": set(),
@@ -146,7 +147,12 @@ VALUES = {
     "otel_endpoint": ("http://a:1", "https://b:2"),
 }
 # What some settings are nothing without.
-WITH = {"tls_cert": {"tls_key": "1"}, "tls_key": {"tls_cert": "1"}, "tls_client_ca": {"tls_cert": "1", "tls_key": "1"}}
+WITH = {
+    "tls_cert": {"tls_key": "1"},
+    "tls_key": {"tls_cert": "1"},
+    "tls_client_ca": {"tls_cert": "1", "tls_key": "1"},
+    "tensorrt_cache": {"device": "tensorrt"},
+}
 
 
 def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
@@ -169,6 +175,11 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
         (["--max-queue-rows", "10"], {}, "--max-queue-rows: must be at least --max-batch-rows=256; got 10"),
         (["--workers", "none"], {}, "--workers: must be auto or a number from 1 to 256; got none"),
         (["--device", "gpu"], {}, "invalid choice: 'gpu'"),
+        (
+            ["--tensorrt-cache", "d", "--device", "cuda"],
+            {},
+            "--tensorrt-cache: needs --device tensorrt; got --device cuda",
+        ),
         ([], {"HOURGLASS_PORT": "many"}, "HOURGLASS_PORT: must be a whole number; got 'many'"),
         ([], {"HOURGLASS_DRAIN_S": "long"}, "HOURGLASS_DRAIN_S: must be a number; got 'long'"),
         ([], {"HOURGLASS_DEVICE": "gpu"}, "HOURGLASS_DEVICE: must be one of auto, cpu, cuda, tensorrt; got 'gpu'"),
