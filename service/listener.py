@@ -67,7 +67,9 @@ class AdminListener:
 
 
 def _require_free(path: str) -> None:
-    """Raises OSError. grpc itself would take a socket away from whoever listens on it."""
+    """Raises OSError. grpc would take a socket away from whoever listens on it, and does not say what is wrong."""
+    if not os.path.isdir(os.path.dirname(path)):
+        raise OSError(f"there is no directory {os.path.dirname(path)}")
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(f"{path} is not a socket")

@@ -113,7 +113,8 @@ class Server:
             self.port = self._transport.bind(address_of(settings.host, settings.port), self.security.credentials())
         except OSError as error:
             self._probes.stop()
-            raise StartError(f"--port {settings.port} on {settings.host}: {error}") from error
+            reason = _refusal(settings.host, settings.port) or str(error)
+            raise StartError(f"--port {settings.port} on {settings.host}: {reason}") from error
         self.http_port = self._probes.port
 
     def start(self, plans: Sequence[Plan], *, stop_loading: Callable[[], bool] = lambda: False) -> Refusals:
@@ -152,6 +153,15 @@ class Server:
         self.repository.close()
         self.observer.stop()
         self._probes.stop()
+
+
+def _refusal(host: str, port: int) -> str | None:
+    """Why the system lets nobody listen there, in its words, which gRPC's error leaves out; None where it does."""
+    try:
+        tcp_listener(host, port).close()
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _tracer(settings: Settings) -> Tracer | None:

@@ -180,7 +180,8 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
             {},
             "--tensorrt-cache: needs --device tensorrt; got --device cuda",
         ),
-        ([], {"HOURGLASS_PORT": "many"}, "HOURGLASS_PORT: must be a int; got 'many'"),
+        ([], {"HOURGLASS_PORT": "many"}, "HOURGLASS_PORT: must be a whole number; got 'many'"),
+        ([], {"HOURGLASS_DRAIN_S": "long"}, "HOURGLASS_DRAIN_S: must be a number; got 'long'"),
         ([], {"HOURGLASS_DEVICE": "gpu"}, "HOURGLASS_DEVICE: must be one of auto, cpu, cuda, tensorrt; got 'gpu'"),
         (["--versions", "newest"], {}, "--versions: must be all or latest:N with N at least 1; got newest"),
         (["--tls-cert", "c"], {}, "--tls-cert and --tls-key go together"),
@@ -220,7 +221,19 @@ def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
     shown = " ".join(capsys.readouterr().out.split())
     for setting in fields(settings.Settings):
         assert "--" + setting.name.replace("_", "-") in shown
-    assert shown.count("(default: ") == len(fields(settings.Settings))
+    assert shown.count("(default: ") == sum(setting.default != "" for setting in fields(settings.Settings))
+    assert "(default: )" not in shown
+
+
+def test_a_variable_that_nothing_reads_is_told_with_the_nearest_that_is_read() -> None:
+    read = {"HOURGLASS_" + setting.name.upper(): "" for setting in fields(settings.Settings)}
+    others = {"HOURGLASS_TOKEN": "", "HOURGLASS_ADDRESS": "", "HOURGLASS_DATA": "", "PATH": "", "XDG_CACHE_HOME": ""}
+    kubernetes = {"HOURGLASS_SERVICE_HOST": "", "HOURGLASS_PORT_50051_TCP": ""}
+    assert settings.unread(read | others | kubernetes) == {}
+    assert settings.unread(others | {"HOURGLASS_TOKENS_FILE": "t", "HOURGLASS_XYZ": "1"}) == {
+        "HOURGLASS_TOKENS_FILE": "HOURGLASS_TOKENS",
+        "HOURGLASS_XYZ": "",
+    }
 
 
 def test_the_servicer_has_every_rpc_of_the_contract() -> None:
