@@ -93,6 +93,15 @@ class Metrics:
             ["model", "version"],
             registry=registry,
         )
+        self.store_calls = Counter(
+            "autoencoder_store_calls",
+            "Calls to object storage, by outcome: ok, or failed where it was not reached or refused",
+            ["outcome"],
+            registry=registry,
+        )
+        self.store_read_bytes = Counter(
+            "autoencoder_store_read_bytes", "Bytes read from object storage", registry=registry
+        )
         self.certificate_expiry = Gauge(
             "autoencoder_certificate_expiry_timestamp_seconds",
             "When the certificates in use expire, the first of each kind, in seconds since 1970",

@@ -58,9 +58,17 @@ class _Away(PackageError):
 class ObjectStore:
     """A `stores.Store`. Raises StartError where the library of the URL is missing or the cache cannot be used."""
 
-    def __init__(self, url: str, *, cache: Path, timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        cache: Path,
+        timeout_s: float,
+        on_call: Callable[[bool, int], None] = lambda well, read_bytes: None,
+    ) -> None:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._on_call = on_call
         self._fs, root = _filesystem(self._url)
         self._root = root.rstrip("/")
         self._cache = _folder(cache, self._url)
@@ -237,6 +245,19 @@ class ObjectStore:
             raise PackageError(name, f"is not in {self._url}") from error
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """As `_reach`; whether it went well is told. That a file is not there is an answer."""
+        try:
+            answer = self._reach(method, *arguments, **options)
+        except FileNotFoundError:
+            self._on_call(True, 0)
+            raise
+        except _Away:
+            self._on_call(False, 0)
+            raise
+        self._on_call(True, len(answer) if isinstance(answer, bytes) else 0)
+        return answer
+
+    def _reach(self, method: str, *arguments: Any, **options: Any) -> Any:
         """A method of the file system, bounded in time where its library is asynchronous. Raises FileNotFoundError,
         or _Away for everything else."""
         from fsspec.asyn import sync

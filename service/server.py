@@ -56,8 +56,15 @@ class Server:
             gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
             engine_cache=Path(settings.tensorrt_cache).expanduser() if settings.tensorrt_cache else None,
         )
-        self.store = open_store(settings.models, cache=settings.model_cache, timeout_s=settings.store_timeout_s)
         metrics = Metrics(CollectorRegistry())
+
+        def count_call(well: bool, read_bytes: int) -> None:
+            metrics.store_calls.labels("ok" if well else "failed").inc()
+            metrics.store_read_bytes.inc(read_bytes)
+
+        self.store = open_store(
+            settings.models, cache=settings.model_cache, timeout_s=settings.store_timeout_s, on_call=count_call
+        )
         self.security = Security(
             settings, on_expiry=lambda kind, expiry: metrics.certificate_expiry.labels(kind).set(expiry)
         )

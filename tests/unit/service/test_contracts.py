@@ -258,7 +258,7 @@ def test_metric_names_are_the_contract() -> None:
             "rpc_requests", "rpc_duration_seconds", "rows", "phase_duration_seconds", "batch_rows",
             "batch_padding_rows", "queue_rows", "requests_in_flight", "rejected_requests", "model_info",
             "model_load_duration_seconds", "model_ready", "transport_info", "stream_messages", "reconstruction_error", "novel_rows",
-            "certificate_expiry_timestamp_seconds", "shadow_dropped_rows",
+            "certificate_expiry_timestamp_seconds", "shadow_dropped_rows", "store_calls", "store_read_bytes",
         )
     }  # fmt: skip
 
