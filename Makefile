@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 OLDEST_GRPCIO := 1.81.1
 # How many files of tests run at the same time.
 JOBS ?= 2
-PYTHON_FILES := service training client/hourglass benchmarks deploy docs examples tests
+PYTHON_FILES := service training client/hourglass client/hourglass_command benchmarks deploy docs examples tests
 PROTO := $(wildcard proto/autoencoder/v1/*.proto)
 # Whatever builds containers here: docker only where its daemon answers.
 ENGINE ?= $(shell { docker info >/dev/null 2>&1 && echo docker; } || command -v podman || command -v buildah)

@@ -14,6 +14,7 @@ import termios
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,27 @@ def test_a_reader_that_leaves_early_is_no_error(address: str, folder: Path) -> N
         os.close(writer)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, "")
+
+
+def test_the_command_says_one_line_where_grpc_would_say_more() -> None:
+    """A handshake that fails is something that gRPC itself logs."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as plain:
+        answering = threading.Thread(target=plain.serve_forever)
+        answering.start()
+        try:
+            done = subprocess.run(
+                [
+                    sys.executable, "-c", "import sys, hourglass_command; sys.exit(hourglass_command.main())",
+                    "models", "--tls", "--timeout", "2", "--address", f"127.0.0.1:{plain.server_port}",
+                ],
+                capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+        finally:
+            plain.shutdown()
+            answering.join()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("hourglass: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_every_command_and_flag_has_help() -> None:
