@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, load_model_from_string
 
+from service import files
 from service.errors import StartError
 
 log = logging.getLogger(__name__)
@@ -97,7 +96,11 @@ def choose_device(wanted: str, *, gpu_memory_limit_bytes: int = 0, engine_cache:
     why_not = _why_not(device)
     if why_not is None:
         if device.provider == TENSORRT and engine_cache is not None:
-            return replace(device, engine_cache=_private(engine_cache))
+            try:
+                # Engines are code.
+                return replace(device, engine_cache=files.own_directory(engine_cache.resolve()))
+            except OSError as error:
+                raise StartError(f"--tensorrt-cache: {engine_cache}: {error.strerror}") from error
         return device
     if wanted == "auto":
         log.info("no GPU is used", extra={"reason": why_not})
@@ -135,15 +138,3 @@ def require_provider(session: ort.InferenceSession, device: Device) -> None:
     active = session.get_providers()
     if active[0] != device.provider:
         raise StartError(f"onnxruntime fell back from {device.provider} to {active[0]}")
-
-
-def _private(folder: Path) -> Path:
-    """The folder, made where it is not there. Engines are code: raises StartError where another may have put them."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
-    except OSError as error:
-        raise StartError(f"--tensorrt-cache {folder}: {error.strerror}") from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise StartError(f"--tensorrt-cache {folder}: must be a directory of this user that no other can write to")
-    return folder

@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import shutil
-import stat
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -332,10 +331,6 @@ def _folder(cache: Path, url: str) -> Path:
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", url)[:64]
     folder = cache.expanduser() / "hourglass" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.lstat()
+        return files.own_directory(folder)
     except OSError as error:
-        raise StartError(f"--model-cache {cache}: {folder} cannot be made: {error.strerror}") from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise StartError(f"--model-cache {cache}: {folder} must be a directory of this user that no other can write to")
-    return folder
+        raise StartError(f"--model-cache {cache}: {folder}: {error.strerror}") from error

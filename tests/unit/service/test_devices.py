@@ -69,11 +69,11 @@ def test_engines_are_not_taken_from_where_others_may_write(tmp_path: Path) -> No
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
-    with pytest.raises(StartError, match=r"--tensorrt-cache .*/shared: must be a directory of this user"):
+    with pytest.raises(StartError, match=r"--tensorrt-cache: .*/shared: must be a directory of this user"):
         choose_device("tensorrt", engine_cache=shared)
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(StartError, match=r"--tensorrt-cache .*/file: File exists"):
+    with pytest.raises(StartError, match=r"--tensorrt-cache: .*/file: File exists"):
         choose_device("tensorrt", engine_cache=file)
 
 
