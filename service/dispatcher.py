@@ -296,7 +296,12 @@ class Dispatcher:
 
     def _expire(self, jobs: list[Job], now: float) -> None:
         self._answer(
-            (job, DeadlineExceeded("DEADLINE", f"it cannot be met after {now - job.admitted_at:.4f} s in the queue"))
+            (
+                job,
+                DeadlineExceeded(
+                    "DEADLINE", f"the deadline cannot be met after {now - job.admitted_at:.4f} s in the queue"
+                ),
+            )
             for job in jobs
         )
 
