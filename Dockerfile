@@ -18,6 +18,14 @@ print(*(need for need in needs if not need.startswith('hourglass-client')), sep=
 RUN --mount=type=secret,id=pip-config,target=/etc/pip.conf \
     python -m venv --without-pip /opt/venv && \
     pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
+# The inventory of what was installed, made by a tool that is not in it; one that is wrong ends the build.
+COPY deploy/inventory.py ./
+RUN --mount=type=secret,id=pip-config,target=/etc/pip.conf \
+    python -m venv /tools && /tools/bin/pip install --no-cache-dir --constraint constraints.txt cyclonedx-bom && \
+    mkdir -p /opt/venv/share/sbom && \
+    /tools/bin/cyclonedx-py environment /opt/venv/bin/python --pyproject pyproject.toml --mc-type application \
+        --output-reproducible --output-format JSON --output-file /opt/venv/share/sbom/hourglass.cdx.json && \
+    /opt/venv/bin/python inventory.py /opt/venv/share/sbom/hourglass.cdx.json
 COPY service /app/service
 COPY proto /app/proto
 COPY models /models

@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 OLDEST_GRPCIO := 1.81.1
 # How many files of tests run at the same time.
 JOBS ?= 2
-PYTHON_FILES := service training client/hourglass benchmarks deploy docs examples tests
+PYTHON_FILES := service training client/hourglass client/hourglass_command benchmarks deploy docs examples tests
 PROTO := $(wildcard proto/autoencoder/v1/*.proto)
 # Whatever builds containers here: docker only where its daemon answers.
 ENGINE ?= $(shell { docker info >/dev/null 2>&1 && echo docker; } || command -v podman || command -v buildah)
@@ -134,6 +134,7 @@ define inventory
 @.venv-audit/bin/pip --python build/inventory/bin/python install --quiet --constraint constraints.txt $(2)
 @.venv-audit/bin/cyclonedx-py environment build/inventory/bin/python --pyproject $(3) --mc-type application \
 	--output-reproducible --output-format JSON --output-file build/$(1).cdx.json
+@build/inventory/bin/python deploy/inventory.py build/$(1).cdx.json
 @rm -rf build/inventory && echo "wrote build/$(1).cdx.json"
 endef
 

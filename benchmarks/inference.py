@@ -25,8 +25,9 @@ from benchmarks.load import ROOT
 from benchmarks.report import DOCUMENT, hardware
 from benchmarks.subjects import latest
 from service import packages
+from service.devices import Device, choose_device
 from service.packages import Package
-from service.session import Device, OnnxSession, batch_sizes, choose_device
+from service.session import OnnxSession, batch_sizes
 from training import networks, recipes
 
 BEGIN, END = "<!-- inference: begin -->", "<!-- inference: end -->"

@@ -6,11 +6,13 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).parent.parent
 END_S = 10.0  # how long a process that was asked to end may take
@@ -90,8 +92,11 @@ def process(
 ) -> Iterator[subprocess.Popen[str]]:
     """A process in a session of its own, on these cores, with all that it starts; ended, all of it, with the block.
 
-    Its lines are in log, or, without one, to be read from its stdout. Its stdin stays open until the end.
+    Its lines are in log, or, without one, to be read from its stdout. Its stdin stays open until the end. SIGTERM ends
+    the block too, where it is the main thread's.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _leave)
     pinned = ["taskset", "--cpu-list", ",".join(map(str, sorted(cores))), *command]
     with open(log or os.devnull, "wb") as file:
         server = subprocess.Popen(
@@ -103,6 +108,11 @@ def process(
         yield server
     finally:
         end(server)
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    """As an exception, so that whatever is open is closed."""
+    raise SystemExit(128 + number)
 
 
 def end(server: subprocess.Popen[str]) -> None:

@@ -4,9 +4,10 @@ python deploy/image_test.py [--device cpu|gpu]        # or: make image-test ARGS
 
 For machines without docker and without a registry. buildah builds (no daemon, no namespaces: --isolation chroot) on a
 base that debootstrap makes and that is committed under the name in FROM; podman runs it with runc: read-only root and
-no /tmp, all capabilities dropped, no new privileges, not root. The base is Debian's own Python of the same version as
-the official image's, so that the size printed is near the real one's, not equal to it. Needs root, and
-apt-get install buildah podman runc debootstrap. All that it makes lies under build/image/; the base is kept there.
+no /tmp, all capabilities dropped, no new privileges, not root. The inventory in it must name what is installed. The
+base is Debian's own Python of the same version as the official image's, so that the size printed is near the real
+one's, not equal to it. Needs root, and apt-get install buildah podman runc debootstrap. All that it
+makes lies under build/image/; the base is kept there.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ TOOLS = ("buildah", "podman", "runc", "debootstrap")
 PORT, HTTP_PORT = 50951, 50952
 READY_S = 120.0
 CA = "/run/secrets/ca.pem"
+INVENTORY = "/opt/venv/share/sbom/hourglass.cdx.json"
 # Where packages come from: what of the machine's pip configuration the build needs too. Never part of the image.
 INDEX_OPTIONS = ("index-url", "extra-index-url", "trusted-host")
 # For machines with fewer rights than an engine expects: no raising of limits, no systemd that times health checks.
@@ -237,6 +239,8 @@ print(*(name for name in ('torch', 'training', 'hourglass') if __import__('impor
     ):
         assert not found, f"in the image there are {what}: {found}"
     print("inside    no capabilities, uid 65532, nothing writable, no compiler, cache or pip; the health check passes")
+    program = (ROOT / "deploy" / "inventory.py").read_text()
+    print("inventory", run("podman", "exec", CONTAINER, "python", "-c", program, INVENTORY).strip())
 
 
 def size_mb(image: str) -> float:

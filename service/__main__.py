@@ -22,6 +22,8 @@ def main() -> int:
     # For the workers too, which inherit it.
     grpc_core.poll_connections(os.environ)
     human = logs.configure(format=configuration.log_format, level=configuration.log_level)
+    for variable, nearest in settings.unread(os.environ).items():
+        log.warning("this variable is set, and nothing reads it", extra={"variable": variable, "nearest": nearest})
     workers = worker_count(configuration.workers, configuration.device)
     # Each imports only what it needs: the process that watches over workers has neither grpc nor onnxruntime.
     with Signals() as signals:

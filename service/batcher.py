@@ -8,7 +8,6 @@ A driver calls it, one call at a time, and does what it says:
     complete(batch, ...)    the batch was run: the requests that are now whole
     fail(batch)             the batch failed: the requests that had rows in it
     cancel(request)         the caller went away
-    refuse()                no more requests
     admit_background(...)   a request that may wait for ever: it is run when nothing else waits or runs
     next_background()       all such requests as one batch; None while there is anything else to do
     refuse_background()     the requests of that kind that are dropped now; no more of them
@@ -30,7 +29,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from service.errors import Overloaded, TooLarge, Unavailable
+from service.errors import Overloaded, TooLarge
 
 # A batch that waits for the session beside the one that runs.
 MAX_OUTSTANDING_BATCHES = 2
@@ -115,7 +114,6 @@ class Batcher(Generic[R]):
         self._expired: list[R] = []
         # By operation: when the shortest run ended, and how long it took.
         self._shortest_run: dict[str, tuple[float, float]] = {}
-        self._refusing = False
         self._background: list[R] = []
         self._refusing_background = False
 
@@ -125,9 +123,7 @@ class Batcher(Generic[R]):
         return bool(self._ready())
 
     def admit(self, request: R, now: float) -> None:
-        """Put a request into the queue. Raises Unavailable, TooLarge or Overloaded, and then nothing has changed."""
-        if self._refusing:
-            raise Unavailable("DRAINING", "the model is being unloaded")
+        """Put a request into the queue. Raises TooLarge or Overloaded, and then nothing has changed."""
         if request.row_count > self.max_queue_rows:
             raise TooLarge(
                 "TOO_MANY_ROWS",
@@ -155,7 +151,7 @@ class Batcher(Generic[R]):
     def next_batch(self, now: float) -> Batch[R] | None:
         """The rows to run next. The caller must hand the batch back to `complete` or `fail`."""
         while ready := self._ready():
-            operation, queue = min(ready, key=lambda item: item[1].oldest())
+            operation, queue = ready[0] if len(ready) == 1 else min(ready, key=lambda item: item[1].oldest())
             slices = self._take(operation, queue, now)
             if slices:
                 return self._batch(operation, slices)
@@ -233,10 +229,6 @@ class Batcher(Generic[R]):
             return False
         self._drop(request)
         return True
-
-    def refuse(self) -> None:
-        """Admit no more requests; those that wait are run as usual."""
-        self._refusing = True
 
     def _ready(self) -> list[tuple[str, _Queue[R]]]:
         if len(self._outstanding) >= MAX_OUTSTANDING_BATCHES:

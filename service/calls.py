@@ -52,13 +52,15 @@ class Method(Generic[M]):
     """One RPC: how to read a request, and what to do with it. `handle` may raise any error.
 
     Of a bidirectional `stream` every message is a call of its own, answered by one message: as soon as it can be, or,
-    where they are `ordered`, when all that came before are answered.
+    where they are `ordered`, when all that came before are answered. One of `control` asks about the service itself: it
+    is let in when others are refused, and neither counted nor logged.
     """
 
     parse: Callable[[bytes], M]
     handle: Callable[[M, Call], None]
     stream: bool = False
     ordered: bool = False
+    control: bool = False
 
 
 def allows(call: Call, name: str) -> bool:

@@ -5,7 +5,7 @@ nothing more is ready, the rows that came are a batch; it is run in the same thr
 operation. Other threads may answer too: they leave the answer for this thread and wake it.
 
 It stands on layers of grpcio that are not public, the same in a range of versions; `why_not` tries them. Methods given
-to `add_service` take this path. All others (health, reflection, anything with generated handlers) go untouched through
+to `add_service` take this path. All others (health's Watch, anything with generated handlers) go untouched through
 grpcio's own code, on a small pool of threads.
 """
 
@@ -92,7 +92,7 @@ class CompletionQueueTransport:
     def add_service(self, name: str, methods: Mapping[str, Method[Any]]) -> None:
         for method_name, method in methods.items():
             full_name = f"/{name}/{method_name}"
-            self._loop.add_method(full_name, method, Meter(self._metrics, full_name))
+            self._loop.add_method(full_name, method, Meter.of(self._metrics, full_name, method))
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         self._port = listen(self._loop, address, credentials)

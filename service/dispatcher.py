@@ -12,19 +12,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from service.batcher import Batch, Batcher, Request
 from service.calls import Work
-from service.errors import Cancelled, DeadlineExceeded, ServiceError, internal_error
-from service.metrics import Metrics
+from service.errors import Cancelled, DeadlineExceeded, Retired, ServiceError, internal_error
+from service.metrics import Metrics, Series
 from service.observation import Trace, TracedPart
+from service.statistics import Statistics
 from service.tensors import Array, Rows, copy_rows
 
 log = logging.getLogger(__name__)
@@ -60,15 +62,26 @@ Done = Callable[[Result | ServiceError], None]
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class Job(Request):
-    """A request with its rows, in any wire type, and the way to answer it: called once, from any thread."""
+    """A request with its rows, in any wire type, and the way to answer it: called once, from any thread. What becomes
+    of it is added to `statistics`, where there are some."""
 
     rows: Array
     done: Done
+    statistics: Statistics | None = None
     trace: Trace | None = None
     parts: list[tuple[int, Outputs]] = field(default_factory=list)
     begun_at: float = 0.0
     compute_s: float = 0.0
     batch_rows: int = 0
+
+
+class _Phases(NamedTuple):
+    """How long the phases of an operation's batches take."""
+
+    queue: Series
+    assemble: Series
+    compute: Series
+    respond: Series
 
 
 class Dispatcher:
@@ -101,14 +114,16 @@ class Dispatcher:
         self._clock = clock
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._empty = threading.Condition(self._lock)
+        # Jobs that were admitted and whose `done` has not returned.
+        self._inside = 0
         # One thread needs no order.
         self._session = _Turns() if work is None else None
-        self._stopping = False
+        self._closed = self._stopping = False
         phases = metrics.phase_duration
         self._phases = {
-            (operation, phase): phases.labels(model, operation, phase)
+            operation: _Phases(*(phases.labels(model, operation, phase) for phase in _Phases._fields))
             for operation in programs
-            for phase in ("queue", "assemble", "compute", "respond")
         }
         self._batch_rows = metrics.batch_rows.labels(model)
         self._padding_rows = metrics.batch_padding_rows.labels(model)
@@ -143,9 +158,12 @@ class Dispatcher:
         return self._batcher.max_background_rows
 
     def submit(self, job: Job) -> None:
-        """Admit a job. Raises Overloaded, TooLarge or Unavailable; then `done` is not called."""
+        """Admit a job. Raises Overloaded, TooLarge, or Retired when closed; then `done` is not called."""
         with self._lock:
+            if self._closed:
+                raise Retired
             self._batcher.admit(job, self._clock())
+            self._inside += 1
             if self._work is None and self._batcher.has_work:
                 self._changed.notify()
         if self._work is not None and not self._scheduled:
@@ -155,8 +173,9 @@ class Dispatcher:
     def submit_background(self, job: Job) -> bool:
         """As `submit`, for when there is nothing else to do. False where it was not admitted; `done` is not called."""
         with self._lock:
-            if not self._batcher.admit_background(job, self._clock()):
+            if self._closed or not self._batcher.admit_background(job, self._clock()):
                 return False
+            self._inside += 1
             if self._work is None:
                 self._changed.notify()
         if self._work is not None and not self._idle_scheduled:
@@ -168,8 +187,7 @@ class Dispatcher:
         """Drop what waits for there to be nothing else to do, and admit no more of it."""
         with self._lock:
             dropped = self._batcher.refuse_background()
-        for job in dropped:
-            self._answer(job, Cancelled("CANCELLED", "the model is being unloaded"))
+        self._answer((job, Cancelled("CANCELLED", "the model is being unloaded")) for job in dropped)
 
     def cancel(self, job: Job) -> None:
         """The caller went away. Nothing happens where the job was answered already."""
@@ -178,13 +196,32 @@ class Dispatcher:
         with self._changed:
             cancelled = self._batcher.cancel(job)
         if cancelled:
-            self._answer(job, Cancelled("CANCELLED", "the caller went away"))
+            self._answer([(job, Cancelled("CANCELLED", "the caller went away"))])
 
-    def close(self) -> None:
-        """Refuse new jobs, run those that wait (but for the background), and end the threads."""
+    def retire(self) -> bool:
+        """Close when there is no job inside: none is refused before, and what an answer asks for is run too. Not in the
+        thread of `work`. Returns as `close`."""
+        self.refuse_background()
+        with self._lock:
+            self._empty.wait_for(lambda: self._inside == 0 or self._closed)
+            closed, self._closed = self._closed, True
+        if not closed:
+            self._end()
+        return not closed
+
+    def close(self) -> bool:
+        """Refuse new jobs, run those that wait (but for the background), and end the threads. Returns whether that had
+        not been done yet."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+            self._empty.notify_all()
+        if not closed:
+            self._end()
+        return not closed
+
+    def _end(self) -> None:
         self.refuse_background()
         with self._changed:
-            self._batcher.refuse()
             self._stopping = True
             self._changed.notify_all()
         for thread in self._threads:
@@ -197,7 +234,8 @@ class Dispatcher:
         """Run one batch, here and now. Returns whether there is more to run."""
         with self._lock:
             batch, expired, now = self._take()
-        self._expire(expired, now)
+        if expired:
+            self._expire(expired, now)
         if batch is not None:
             self._run(batch, self._buffers)
         self._scheduled = self._batcher.has_work
@@ -257,16 +295,23 @@ class Dispatcher:
         return batch
 
     def _expire(self, jobs: list[Job], now: float) -> None:
-        for job in jobs:
-            text = f"the deadline cannot be met after {now - job.admitted_at:.4f} s in the queue"
-            self._answer(job, DeadlineExceeded("DEADLINE", text))
+        self._answer(
+            (
+                job,
+                DeadlineExceeded(
+                    "DEADLINE", f"the deadline cannot be met after {now - job.admitted_at:.4f} s in the queue"
+                ),
+            )
+            for job in jobs
+        )
 
     def _run(self, batch: Batch[Job], buffers: dict[str, Rows]) -> None:
         operation = batch.operation
+        phases = self._phases[operation]
         try:
             began = self._clock()
             rows = self._assemble(batch, buffers)
-            self._phases[operation, "assemble"].observe(self._clock() - began)
+            phases.assemble.observe(self._clock() - began)
         except Exception:
             with self._turn(batch):
                 pass  # the next batch waits for it
@@ -285,13 +330,13 @@ class Dispatcher:
         if outputs is None:
             self._fail(batch, Cancelled("CANCELLED", "nobody waits for this batch"))
             return
-        self._phases[operation, "compute"].observe(now - began)
+        phases.compute.observe(now - began)
         if not batch.background:
             self._batch_rows.observe(batch.row_count)
             self._on_batch(operation)
             if len(rows) > batch.row_count:
                 self._padding_rows.inc(len(rows) - batch.row_count)
-        self._respond(batch, outputs, began=began, now=now)
+        self._respond(batch, outputs, phases, began=began, now=now)
 
     def _turn(self, batch: Batch[Job]) -> AbstractContextManager[None]:
         return _AT_ONCE if self._session is None else self._session.turn(batch.number)
@@ -305,17 +350,18 @@ class Dispatcher:
         position = 0
         for job, start, stop in batch.slices:
             end = position + stop - start
-            copy_rows(job.rows[start:stop], buffer[position:end])
+            rows = job.rows if stop - start == job.row_count else job.rows[start:stop]
+            copy_rows(rows, buffer[position:end])
             position = end
         return buffer[:row_count]
 
-    def _respond(self, batch: Batch[Job], outputs: Outputs, *, began: float, now: float) -> None:
+    def _respond(self, batch: Batch[Job], outputs: Outputs, phases: _Phases, *, began: float, now: float) -> None:
         position, run_s = 0, now - began
         traced: list[TracedPart] = []
         with self._lock:
             for job, start, stop in batch.slices:
                 end = position + stop - start
-                job.parts.append((start, tuple([output[position:end] for output in outputs])))
+                job.parts.append((start, tuple(map(itemgetter(slice(position, end)), outputs))))
                 job.compute_s += run_s
                 job.batch_rows = max(job.batch_rows, batch.row_count)
                 position = end
@@ -326,13 +372,11 @@ class Dispatcher:
             self._changed.notify()
         if traced:
             self._trace(traced, batch, began, now)
-        observe_queue = None if batch.background else self._phases[batch.operation, "queue"].observe
-        for job in whole:
-            queue_s = job.begun_at - job.admitted_at
-            if observe_queue is not None:
-                observe_queue(queue_s)
-            self._answer(job, _result(job, queue_s))
-        self._phases[batch.operation, "respond"].observe(self._clock() - now)
+        if not batch.background:
+            for job in whole:
+                phases.queue.observe(job.begun_at - job.admitted_at)
+        self._answer((job, _result(job)) for job in whole)
+        phases.respond.observe(self._clock() - now)
 
     def _trace(self, parts: list[TracedPart], batch: Batch[Job], began: float, ended: float) -> None:
         try:
@@ -344,14 +388,22 @@ class Dispatcher:
         with self._changed:
             failed = self._batcher.fail(batch)
             self._changed.notify()
-        for job in failed:
-            self._answer(job, error)
+        self._answer((job, error) for job in failed)
 
-    def _answer(self, job: Job, outcome: Result | ServiceError) -> None:
-        try:
-            job.done(outcome)
-        except Exception:  # a fault in one answer must not end the thread that serves the others
-            log.exception("an answer failed", extra={"operation": job.operation})
+    def _answer(self, answers: Iterable[tuple[Job, Result | ServiceError]]) -> None:
+        count = 0
+        for job, outcome in answers:
+            count += 1
+            if job.statistics is not None:
+                _count(job, job.statistics, outcome, self._clock())
+            try:
+                job.done(outcome)
+            except Exception:  # a fault in one answer must not end the thread that serves the others
+                log.exception("an answer failed", extra={"operation": job.operation})
+        with self._lock:
+            self._inside -= count
+            if not self._inside:
+                self._empty.notify_all()
 
 
 class _Turns:
@@ -379,12 +431,19 @@ class _Turns:
                 self._changed.notify_all()
 
 
-def _result(job: Job, queue_s: float) -> Result | ServiceError:
+def _count(job: Job, statistics: Statistics, outcome: Result | ServiceError, now: float) -> None:
+    if isinstance(outcome, ServiceError):
+        statistics.failed(job.admitted_at, now)
+    else:
+        statistics.succeeded(job.row_count, job.admitted_at, now, outcome.queue_s, outcome.compute_s)
+
+
+def _result(job: Job) -> Result | ServiceError:
     try:
         outputs = _join(job.parts)
     except Exception:  # no memory for a whole of the parts; the thread must go on
         return internal_error("the parts of an answer could not be joined")
-    return Result(outputs=outputs, queue_s=queue_s, compute_s=job.compute_s, batch_rows=job.batch_rows)
+    return Result(outputs, job.begun_at - job.admitted_at, job.compute_s, job.batch_rows)
 
 
 def _join(parts: list[tuple[int, Outputs]]) -> Outputs:

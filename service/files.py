@@ -1,7 +1,8 @@
-"""Reading files of a models directory, which may be anything."""
+"""Reading files of a models directory, which may be anything, and directories that only we may write to."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -26,3 +27,15 @@ def read(directory: Path, name: str, limit_bytes: int) -> bytes:
             return stream.read(limit_bytes)
     finally:
         os.close(descriptor)
+
+
+def own_directory(folder: Path) -> Path:
+    """The directory, made where it is not there, for what is to be trusted when it is read again.
+
+    Raises OSError, also where another could have put something there.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise OSError(errno.EPERM, "must be a directory of this user that no other can write to", str(folder))
+    return folder

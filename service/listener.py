@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
-from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from service import admin
+from service import admin, introspection
 from service.calls import Method
 from service.errors import StartError
 from service.guard import Guard
@@ -44,7 +43,7 @@ class AdminListener:
             threads=_THREADS, limits=_LIMITS, metrics=Metrics(CollectorRegistry()), guard=guard
         )
         self._transport.add_service(admin.SERVICE, methods)
-        reflection.enable_server_reflection((admin.SERVICE, reflection.SERVICE_NAME), self._transport.server)
+        introspection.add_reflection(self._transport, (admin.SERVICE,))
         try:
             if address.startswith(_UNIX):
                 _require_free(address.removeprefix(_UNIX))
@@ -68,7 +67,9 @@ class AdminListener:
 
 
 def _require_free(path: str) -> None:
-    """Raises OSError. grpc itself would take a socket away from whoever listens on it."""
+    """Raises OSError. grpc would take a socket away from whoever listens on it, and does not say what is wrong."""
+    if not os.path.isdir(os.path.dirname(path)):
+        raise OSError(f"there is no directory {os.path.dirname(path)}")
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(f"{path} is not a socket")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 RPC_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -25,8 +25,8 @@ NOVEL = 0.99
 class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.rpc_requests = Counter(
-            "autoencoder_rpc_requests", "RPCs that ended, by gRPC status", ["method", "code"], registry=registry
+        self.rpc_requests = BulkCounter(
+            "autoencoder_rpc_requests", "RPCs that ended, by gRPC status", ("method", "code"), registry
         )
         self.rpc_duration = BulkHistogram(
             "autoencoder_rpc_duration_seconds",
@@ -35,7 +35,7 @@ class Metrics:
             RPC_BUCKETS_S,
             registry,
         )
-        self.rows = Counter("autoencoder_rows", "Rows answered", ["model", "version", "operation"], registry=registry)
+        self.rows = BulkCounter("autoencoder_rows", "Rows answered", ("model", "version", "operation"), registry)
         self.phase_duration = BulkHistogram(
             "autoencoder_phase_duration_seconds",
             "Where time goes: queue a request; assemble, compute and respond a batch",
@@ -56,11 +56,11 @@ class Metrics:
         self.requests_in_flight = Gauge(
             "autoencoder_requests_in_flight", "RPCs that have begun and not ended", registry=registry
         )
-        self.stream_messages = Counter(
+        self.stream_messages = BulkCounter(
             "autoencoder_stream_messages",
             "Messages of streams that were answered, by gRPC status",
-            ["code"],
-            registry=registry,
+            ("code",),
+            registry,
         )
         self.rejected_requests = Counter(
             "autoencoder_rejected_requests",
@@ -93,6 +93,15 @@ class Metrics:
             ["model", "version"],
             registry=registry,
         )
+        self.store_calls = Counter(
+            "autoencoder_store_calls",
+            "Calls to object storage, by outcome: ok, or failed where it was not reached or refused",
+            ["outcome"],
+            registry=registry,
+        )
+        self.store_read_bytes = Counter(
+            "autoencoder_store_read_bytes", "Bytes read from object storage", registry=registry
+        )
         self.certificate_expiry = Gauge(
             "autoencoder_certificate_expiry_timestamp_seconds",
             "When the certificates in use expire, the first of each kind, in seconds since 1970",
@@ -120,11 +129,60 @@ class Metrics:
         )
 
 
-class BulkHistogram(Collector):
-    """A histogram that takes values cheaply and sorts them into its buckets many at a time.
+# Values that wait to be sorted or summed: the library's own metrics cost microseconds a value, where an answer costs
+# tens of them.
+_MOST_PENDING = 1024
 
-    The library's own costs microseconds a value, where an answer costs tens of them.
-    """
+
+class BulkCounter(Collector):
+    """A counter that takes values cheaply and adds them up many at a time."""
+
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...], registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = labels
+        self._lock = threading.Lock()
+        self._series: dict[tuple[str, ...], Count] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Count:
+        with self._lock:
+            return self._series.setdefault(values, Count())
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        with self._lock:
+            series = list(self._series.items())
+        for values, one in series:
+            family.add_metric(values, one.total())
+        yield family
+
+
+class Count:
+    """The sum of one set of labels. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = 0
+        self._pending: list[int] = []
+
+    def inc(self, amount: int = 1) -> None:
+        pending = self._pending
+        pending.append(amount)
+        if len(pending) >= _MOST_PENDING:
+            self.total()
+
+    def total(self) -> int:
+        with self._lock:
+            # Others may go on appending: what is taken is what is there now, and stays until it is counted.
+            count = len(self._pending)
+            self._total += sum(self._pending[:count])
+            del self._pending[:count]
+            return self._total
+
+
+class BulkHistogram(Collector):
+    """A histogram that takes values cheaply and sorts them into its buckets many at a time."""
 
     def __init__(
         self,
@@ -160,8 +218,6 @@ class BulkHistogram(Collector):
 class Series:
     """The values of one set of labels. For any thread."""
 
-    _MOST_PENDING = 1024
-
     def __init__(self, bounds: npt.NDArray[np.float64]) -> None:
         self._bounds = bounds
         self._lock = threading.Lock()
@@ -172,7 +228,7 @@ class Series:
     def observe(self, value: float) -> None:
         pending = self._pending
         pending.append(value)
-        if len(pending) >= self._MOST_PENDING:
+        if len(pending) >= _MOST_PENDING:
             self.totals()
 
     def observe_many(self, values: npt.NDArray[np.float32]) -> None:

@@ -5,10 +5,10 @@ Shape legend: B rows, P pairs, S points of a path, D... the dimensions of a row,
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -95,14 +95,16 @@ class ServedModel:
         self._session = session
         self._max_queue_rows = max_queue_rows
         self._metrics = metrics
-        self._operations = {model_pb2.Operation.Name(number) for number in package.manifest.operations}
+        self._operations = {
+            model_pb2.Operation.Name(number).removeprefix("OPERATION_").lower()
+            for number in package.manifest.operations
+        }
         self._quantiles = np.asarray(package.manifest.reconstruction_error_quantiles, dtype=np.float32)
         self._latent_shape, self._output_shape = package.latent_shape, package.output_shape
-        self._rows = {
-            operation: metrics.rows.labels(self.name, str(self.version), operation)
+        self.statistics = {
+            operation: Statistics(metrics.rows.labels(self.name, str(self.version), operation))
             for operation in (ENCODE, DECODE, RECONSTRUCT, DENOISE, INTERPOLATE)
         }
-        self.statistics = {operation: Statistics() for operation in self._rows}
         round_trip = _RoundTrip(row_shape=package.input_shape, reconstruct=session.reconstruct, scale=package.row_scale)
 
         short_rows = 0 if work is None or session.on_gpu else _short_batch_rows(session, package, max_batch_rows)
@@ -136,17 +138,12 @@ class ServedModel:
             work=work if short_rows else None,
             warm_up=warm_up if session.on_gpu else lambda: None,
         )
-        self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._in_use = 0
-        self._retiring = False
-        self._closed = False
         self._shadow: Shadow | None = None
-        if shadow_share and "OPERATION_RECONSTRUCT" in self._operations:
+        if shadow_share and RECONSTRUCT in self._operations:
             self._shadow = Shadow(
                 Sample(shadow_share, np.random.default_rng()),
                 most_rows=self._dispatcher.max_background_rows,
-                submit=self._submit_background,
+                submit=self._dispatcher.submit_background,
                 on_errors=lambda errors: self._watch(ENCODE, errors),
                 dropped=metrics.shadow_dropped_rows.labels(self.name),
             )
@@ -158,24 +155,24 @@ class ServedModel:
     def encode(self, rows: Array, call: Call, done: Done) -> None:
         """Rows [B, D...] to latents [B, L...]."""
         self.require(ENCODE)
-        self._submit(ENCODE, rows, call, self._counted(ENCODE, len(rows), done))
+        self._submit(ENCODE, rows, call, done, self.statistics[ENCODE])
         if self._shadow is not None:
             self._shadow.of(rows)
 
     def decode(self, latents: Array, call: Call, done: Done) -> None:
         """Latents [B, L...] to rows [B, D...]."""
         self.require(DECODE)
-        self._submit(DECODE, latents, call, self._counted(DECODE, len(latents), done))
+        self._submit(DECODE, latents, call, done, self.statistics[DECODE])
 
     def reconstruct(self, rows: Array, call: Call, done: Done) -> None:
         """Rows [B, D...] to reconstructions [B, D...] and reconstruction errors [B]."""
         self.require(RECONSTRUCT)
-        self._submit(RECONSTRUCT, rows, call, self._watched(RECONSTRUCT, len(rows), done))
+        self._submit(RECONSTRUCT, rows, call, self._watched(RECONSTRUCT, done), self.statistics[RECONSTRUCT])
 
     def denoise(self, rows: Array, call: Call, done: Done) -> None:
         """Rows [B, D...] to clean rows [B, D...] and mean squared differences [B]. Raises Unsupported."""
         self.require(DENOISE)
-        self._submit(DENOISE, rows, call, self._watched(DENOISE, len(rows), done))
+        self._submit(DENOISE, rows, call, self._watched(DENOISE, done), self.statistics[DENOISE])
 
     def interpolate_rows(self, start: Array, end: Array, path: Path, call: Call, done: Done) -> None:
         """Two times rows [P, D...] to rows [P, S, D...] and latents [P, S, L...], as `interpolate_latents`."""
@@ -199,7 +196,7 @@ class ServedModel:
                 done(internal_error("the path between latents failed"))
 
         self._require_room(pairs, path)
-        self._submit(ENCODE, ends, call, encoded)
+        self._submit(ENCODE, ends, call, encoded, None)
 
     def interpolate_latents(
         self,
@@ -234,7 +231,7 @@ class ServedModel:
             )
 
         latents = points.reshape(pair_count * point_count, *self._latent_shape)
-        self._submit(DECODE, latents, call, self._counted(INTERPOLATE, len(latents), decoded))
+        self._submit(DECODE, latents, call, decoded, self.statistics[INTERPOLATE])
 
     def novelty(self, errors: Rows) -> Rows:
         """Reconstruction errors [B] to novelties [B], 0 to 1."""
@@ -242,33 +239,20 @@ class ServedModel:
 
     def retire(self) -> None:
         """Close when what is under way has ended, after which requests raise Retired. Not in the transport's thread."""
-        self._dispatcher.refuse_background()
-        with self._idle:
-            self._retiring = True
-            self._idle.wait_for(lambda: self._in_use == 0 or self._closed)
-            closed, self._closed = self._closed, True
-        if not closed:
-            self._close()
+        if self._dispatcher.retire():
+            self._session.close()
 
     def close(self) -> None:
         """The transport has stopped, or never knew this model. Closing twice does nothing."""
-        with self._idle:
-            closed, self._closed = self._closed, True
-            self._idle.notify_all()
-        if not closed:
-            self._close()
-
-    def _close(self) -> None:
-        self._dispatcher.close()
-        self._session.close()
+        if self._dispatcher.close():
+            self._session.close()
 
     def require(self, operation: str) -> None:
         """Raises Unsupported where the model has no such operation."""
-        if f"OPERATION_{operation.upper()}" not in self._operations:
+        if operation not in self._operations:
             raise Unsupported(
                 "NO_SUCH_OPERATION",
-                f"{self.name} version {self.version} has no {operation}; it has "
-                + ", ".join(sorted(name.removeprefix("OPERATION_").lower() for name in self._operations)),
+                f"{self.name} version {self.version} has no {operation}; it has " + ", ".join(sorted(self._operations)),
             )
 
     def _require_room(self, pair_count: int, path: Path) -> None:
@@ -280,7 +264,7 @@ class ServedModel:
                 f"--max-queue-rows={self._max_queue_rows}; send fewer pairs in a message",
             )
 
-    def _submit(self, operation: str, rows: Array, call: Call, done: Done) -> None:
+    def _submit(self, operation: str, rows: Array, call: Call, done: Done, statistics: Statistics | None) -> None:
         observation = call.observation
         job = Job(
             operation=operation,
@@ -288,71 +272,22 @@ class ServedModel:
             caller=call.caller,
             deadline=call.deadline,
             rows=rows,
-            done=self._leaving(done if observation is None else _noted(observation, done)),
+            done=done if observation is None else _noted(observation, done),
+            statistics=statistics,
             trace=None if observation is None else observation.trace,
         )
-        self._enter()
         if observation is not None:
             observation.asks(self.name, self.version, len(rows))
-        try:
-            self._dispatcher.submit(job)
-        except BaseException:
-            self._leave()
-            raise
-        call.on_cancel(lambda: self._dispatcher.cancel(job))
+        self._dispatcher.submit(job)
+        call.on_cancel(partial(self._dispatcher.cancel, job))
 
-    def _submit_background(self, job: Job) -> bool:
-        try:
-            self._enter()
-        except Retired:
-            return False
-        admitted = self._dispatcher.submit_background(replace(job, done=self._leaving(job.done)))
-        if not admitted:
-            self._leave()
-        return admitted
-
-    def _leaving(self, done: Done) -> Done:
-        def leaving(outcome: Result | ServiceError) -> None:
-            try:
-                done(outcome)
-            finally:
-                self._leave()
-
-        return leaving
-
-    def _enter(self) -> None:
-        with self._lock:
-            if self._closed:
-                raise Retired
-            self._in_use += 1
-
-    def _leave(self) -> None:
-        with self._idle:
-            self._in_use -= 1
-            if self._in_use == 0 and self._retiring:
-                self._idle.notify_all()
-
-    def _counted(self, operation: str, row_count: int, done: Done) -> Done:
-        counter, statistics, began = self._rows[operation], self.statistics[operation], time.monotonic()
-
-        def counting(outcome: Result | ServiceError) -> None:
-            now = time.monotonic()
-            if isinstance(outcome, Result):
-                counter.inc(row_count)
-                statistics.succeeded(row_count, began, now, outcome.queue_s, outcome.compute_s)
-            else:
-                statistics.failed(began, now)
-            done(outcome)
-
-        return counting
-
-    def _watched(self, operation: str, row_count: int, done: Done) -> Done:
+    def _watched(self, operation: str, done: Done) -> Done:
         def watching(outcome: Result | ServiceError) -> None:
             if isinstance(outcome, Result):
                 self._watch(operation, outcome.outputs[1])
             done(outcome)
 
-        return self._counted(operation, row_count, watching)
+        return watching
 
     def _watch(self, operation: str, errors: Rows) -> None:
         self._metrics.reconstruction_error.labels(self.name, operation).observe_many(errors)

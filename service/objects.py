@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import shutil
-import stat
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -58,9 +57,17 @@ class _Away(PackageError):
 class ObjectStore:
     """A `stores.Store`. Raises StartError where the library of the URL is missing or the cache cannot be used."""
 
-    def __init__(self, url: str, *, cache: Path, timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        cache: Path,
+        timeout_s: float,
+        on_call: Callable[[bool, int], None] = lambda well, read_bytes: None,
+    ) -> None:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._on_call = on_call
         self._fs, root = _filesystem(self._url)
         self._root = root.rstrip("/")
         self._cache = _folder(cache, self._url)
@@ -237,6 +244,19 @@ class ObjectStore:
             raise PackageError(name, f"is not in {self._url}") from error
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """As `_reach`; whether it went well is told. That a file is not there is an answer."""
+        try:
+            answer = self._reach(method, *arguments, **options)
+        except FileNotFoundError:
+            self._on_call(True, 0)
+            raise
+        except _Away:
+            self._on_call(False, 0)
+            raise
+        self._on_call(True, len(answer) if isinstance(answer, bytes) else 0)
+        return answer
+
+    def _reach(self, method: str, *arguments: Any, **options: Any) -> Any:
         """A method of the file system, bounded in time where its library is asynchronous. Raises FileNotFoundError,
         or _Away for everything else."""
         from fsspec.asyn import sync
@@ -311,10 +331,6 @@ def _folder(cache: Path, url: str) -> Path:
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", url)[:64]
     folder = cache.expanduser() / "hourglass" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.lstat()
+        return files.own_directory(folder)
     except OSError as error:
-        raise StartError(f"--model-cache {cache}: {folder} cannot be made: {error.strerror}") from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise StartError(f"--model-cache {cache}: {folder} must be a directory of this user that no other can write to")
-    return folder
+        raise StartError(f"--model-cache {cache}: {folder}: {error.strerror}") from error

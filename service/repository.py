@@ -13,11 +13,12 @@ import numpy as np
 from autoencoder.v1 import autoencoder_pb2, model_pb2
 from service import packages
 from service.calls import Work
+from service.devices import Device
 from service.errors import InvalidArgument, NotFound, PackageError, StartError, Unavailable
 from service.metrics import Metrics
 from service.model import ServedModel
 from service.plans import LABEL, Plan
-from service.session import Device, OnnxSession, Session
+from service.session import OnnxSession, Session
 from service.stores import Store
 from service.tensors import Rows
 

@@ -85,7 +85,7 @@ class Rpc:
         self.caller: str = event.call.peer().decode()
         self.deadline: float = self.began + (event.call_details.deadline - time.time())
         self.observation: Observation | None = None
-        if loop.observer.active:
+        if loop.observer.active and not method.control:
             self.observation = loop.observer.begin(
                 meter.method, event.invocation_metadata, self.caller, stream=method.stream
             )
@@ -106,7 +106,8 @@ class Rpc:
                 self.grant = self._loop.guard.admit(self._meter.method, self._metadata)
                 if self.observation is not None and self.grant is not None:
                     self.observation.token = self.grant.name
-            self._loop.admission.enter()
+            if not self._method.control:
+                self._loop.admission.enter()
         except ServiceError as error:
             self._end_with(error)
             return False
@@ -134,7 +135,7 @@ class Rpc:
             return
         self._held = False
         self._loop.let_go(self)
-        if self._admitted:
+        if self._admitted and not self._method.control:
             self._loop.admission.leave()
 
 

@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from prometheus_client import CollectorRegistry
 
-from service import completion_queue, inference_messages, replicas
+from service import completion_queue, inference_messages, introspection, replicas
 from service.completion_queue import CompletionQueueTransport
 from service.cores import cpu_limit
+from service.devices import choose_device
 from service.errors import StartError
 from service.guard import Guard
 from service.inference_protocol import InferenceProtocol
@@ -30,7 +30,6 @@ from service.probes import Probes, tcp_listener, unix_listener
 from service.repository import Refusals, Repository
 from service.security import Security
 from service.servicer import SERVICE, Servicer
-from service.session import choose_device
 from service.settings import Settings, address_of
 from service.stores import open_store
 from service.threaded import ThreadedTransport
@@ -52,9 +51,20 @@ class Server:
     def __init__(self, settings: Settings, *, probes_socket: Path | None = None) -> None:
         self._settings = settings
         self._ready = threading.Event()
-        self.device = choose_device(settings.device, gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes)
-        self.store = open_store(settings.models, cache=settings.model_cache, timeout_s=settings.store_timeout_s)
+        self.device = choose_device(
+            settings.device,
+            gpu_memory_limit_bytes=settings.gpu_memory_limit_bytes,
+            engine_cache=Path(settings.tensorrt_cache).expanduser() if settings.tensorrt_cache else None,
+        )
         metrics = Metrics(CollectorRegistry())
+
+        def count_call(well: bool, read_bytes: int) -> None:
+            metrics.store_calls.labels("ok" if well else "failed").inc()
+            metrics.store_read_bytes.inc(read_bytes)
+
+        self.store = open_store(
+            settings.models, cache=settings.model_cache, timeout_s=settings.store_timeout_s, on_call=count_call
+        )
         self.security = Security(
             settings, on_expiry=lambda kind, expiry: metrics.certificate_expiry.labels(kind).set(expiry)
         )
@@ -90,10 +100,11 @@ class Server:
         )
         self._transport.add_service(inference_messages.SERVICE, inference.methods())
         self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._transport.server)
-        own = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(
-            (*own, inference_messages.SERVICE), self._transport.server, inference_messages.pool(own)
+        introspection.add_health(self._transport, self._health)
+        introspection.add_reflection(
+            self._transport,
+            (SERVICE, health.SERVICE_NAME, inference_messages.SERVICE),
+            inference_messages.pool((SERVICE, health.SERVICE_NAME, introspection.REFLECTION)),
         )
         try:
             listener = (
@@ -109,7 +120,8 @@ class Server:
             self.port = self._transport.bind(address_of(settings.host, settings.port), self.security.credentials())
         except OSError as error:
             self._probes.stop()
-            raise StartError(f"--port {settings.port} on {settings.host}: {error}") from error
+            reason = _refusal(settings.host, settings.port) or str(error)
+            raise StartError(f"--port {settings.port} on {settings.host}: {reason}") from error
         self.http_port = self._probes.port
 
     def start(self, plans: Sequence[Plan], *, stop_loading: Callable[[], bool] = lambda: False) -> Refusals:
@@ -148,6 +160,15 @@ class Server:
         self.repository.close()
         self.observer.stop()
         self._probes.stop()
+
+
+def _refusal(host: str, port: int) -> str | None:
+    """Why the system lets nobody listen there, in its words, which gRPC's error leaves out; None where it does."""
+    try:
+        tcp_listener(host, port).close()
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _tracer(settings: Settings) -> Tracer | None:

@@ -1,4 +1,4 @@
-"""Running the graphs of a model with onnxruntime, on the CPU or a GPU. The only module that sees onnxruntime.
+"""Running the graphs of a model with onnxruntime, on the CPU or a GPU.
 
 Shape legend: B rows, D... the dimensions of a row, L... the dimensions of a latent.
 """
@@ -6,27 +6,20 @@ Shape legend: B rows, D... the dimensions of a row, L... the dimensions of a lat
 from __future__ import annotations
 
 import bisect
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from onnx import TensorProto, helper
 
+from service.devices import Device, require_provider
 from service.errors import PackageError, StartError
 from service.packages import DECODER, ENCODER, Package
 
-log = logging.getLogger(__name__)
-
 Rows = npt.NDArray[np.float32]
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
 
 _NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
@@ -52,66 +45,6 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """Where graphs are run. `name` is cpu or cuda, in onnxruntime's words; `providers` go to it as they are."""
-
-    provider: str
-    name: str = "cpu"
-    providers: Sequence[str | tuple[str, dict[str, Any]]] = field(default=(CPU,))
-
-    @property
-    def fixed_shapes(self) -> bool:
-        """Whether each new batch size costs a search for the fastest kernels, or memory."""
-        return self.name != "cpu"
-
-
-def choose_device(wanted: str, *, gpu_memory_limit_bytes: int = 0) -> Device:
-    """Find the device `wanted` (one of settings.DEVICES) and prove that it runs a graph.
-
-    `auto` is CUDA where it works, else the CPU; TensorRT is taken only by name, because it compiles each model for
-    minutes. Raises StartError where a device was asked for by name and does not work: onnxruntime itself would go on
-    with the CPU and only warn.
-    """
-    if wanted == "cpu":
-        return Device(provider=CPU)
-    # cuDNN's exhaustive search costs seconds a shape; TF32 would move results away from the golden outputs.
-    cuda: dict[str, Any] = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
-    if gpu_memory_limit_bytes:
-        cuda |= {"gpu_mem_limit": str(gpu_memory_limit_bytes), "arena_extend_strategy": "kSameAsRequested"}
-    candidates = {
-        "cuda": Device(provider=CUDA, name="cuda", providers=((CUDA, cuda),)),
-        "tensorrt": Device(provider=TENSORRT, name="cuda", providers=((TENSORRT, {}), (CUDA, cuda))),
-    }
-    device = candidates["cuda" if wanted == "auto" else wanted]
-    why_not = _why_not(device)
-    if why_not is None:
-        return device
-    if wanted == "auto":
-        log.info("no GPU is used", extra={"reason": why_not})
-        return Device(provider=CPU)
-    raise StartError(f"--device {wanted}: {why_not}")
-
-
-def _why_not(device: Device) -> str | None:
-    if device.provider not in ort.get_available_providers():
-        return (
-            f"this onnxruntime has no {device.provider}, only {', '.join(ort.get_available_providers())} "
-            "(the extra `gpu` installs one that has)"
-        )
-    # Finds the CUDA and cuDNN libraries that were installed from packages.
-    ort.preload_dlls()
-    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1])
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [shape], [result])
-    probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    try:
-        _Graph(probe.SerializeToString(), device, threads=1, row_shape=(1,)).run(np.ones((1, 1), np.float32))
-    except Exception as error:  # onnxruntime's errors have no common base
-        return f"{device.provider} does not work here: {error}"
-    return None
-
-
 class OnnxSession:
     """The session of a package. `threads` run one graph on a CPU; `max_batch_rows` bounds a batch.
 
@@ -121,24 +54,27 @@ class OnnxSession:
     def __init__(self, package: Package, device: Device, *, threads: int, max_batch_rows: int) -> None:
         self.on_gpu = device.name != "cpu"
         self._sizes = batch_sizes(max_batch_rows) if device.fixed_shapes else None
-        self._encoder = _load(ENCODER, package.encoder, device, threads, package.input_shape)
-        self._decoder = _load(DECODER, package.decoder, device, threads, package.latent_shape)
+        # The golden rows are run too.
+        most_rows = max(max_batch_rows, len(package.golden.rows))
+        self._encoder = _load(ENCODER, package.encoder, device, threads, package.input_shape, most_rows)
+        self._decoder = _load(DECODER, package.decoder, device, threads, package.latent_shape, most_rows)
+        self._resident = _Resident(self._encoder, self._decoder, package, device) if self.on_gpu else None
 
     def padded_rows(self, row_count: int) -> int:
         return row_count if self._sizes is None else self._sizes[bisect.bisect_left(self._sizes, row_count)]
 
     def encode(self, rows: Rows) -> Rows:
-        return self._encoder.run(rows)
+        return self._encoder.run(rows) if self._resident is None else self._resident.encode(rows)
 
     def decode(self, latents: Rows) -> Rows:
-        return self._decoder.run(latents)
+        return self._decoder.run(latents) if self._resident is None else self._resident.decode(latents)
 
     def reconstruct(self, rows: Rows) -> Rows:
-        return self._decoder.run_on(self._encoder.leave_on_device(rows))
+        return self.decode(self.encode(rows)) if self._resident is None else self._resident.reconstruct(rows)
 
     def close(self) -> None:
         # onnxruntime frees a session with its last reference.
-        del self._encoder, self._decoder
+        del self._encoder, self._decoder, self._resident
 
 
 def batch_sizes(max_batch_rows: int) -> list[int]:
@@ -147,9 +83,11 @@ def batch_sizes(max_batch_rows: int) -> list[int]:
     return [*sizes, max_batch_rows]
 
 
-def _load(file: str, content: bytes, device: Device, threads: int, row_shape: tuple[int, ...]) -> _Graph:
+def _load(
+    file: str, content: bytes, device: Device, threads: int, row_shape: tuple[int, ...], most_rows: int
+) -> _Graph:
     try:
-        return _Graph(content, device, threads=threads, row_shape=row_shape)
+        return _Graph(content, device, threads=threads, row_shape=row_shape, most_rows=most_rows)
     except StartError:
         raise
     except Exception as error:  # onnxruntime's errors have no common base
@@ -168,9 +106,11 @@ def _memory_errors() -> Iterator[None]:
 
 
 class _Graph:
-    """One graph with one input and one output, both float32 with rows first."""
+    """One graph with one input and one output, both float32 with rows first. `most_rows` bounds those of a run."""
 
-    def __init__(self, content: bytes, device: Device, *, threads: int, row_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, content: bytes, device: Device, *, threads: int, row_shape: tuple[int, ...], most_rows: int
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -179,50 +119,93 @@ class _Graph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if device.name != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        self._session = ort.InferenceSession(content, options, providers=list(device.providers))
-        # Without this a GPU error in a run would be answered by a new session on the CPU.
-        self._session.disable_fallback()
-        active = self._session.get_providers()
-        if active[0] != device.provider:
-            raise StartError(f"onnxruntime fell back from {device.provider} to {active[0]}")
+        providers = device.providers_for(content, row_shape, most_rows)
+        self._session = ort.InferenceSession(content, options, providers=providers)
+        require_provider(self._session, device)
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
-        self._device = device
-        self._row_shape = row_shape
-        # Where inputs lie on the device, by rows; the number of sizes is bounded by `batch_sizes`.
-        self._buffers: dict[int, ort.OrtValue] = {}
 
     def run(self, rows: Rows) -> Rows:
         """Raises MemoryError, and what onnxruntime raises."""
-        if self._device.name == "cpu":
-            with _memory_errors():
-                result: Rows = self._session.run([self._output], {self._input: rows})[0]
-            return result
-        return self.run_on(self._upload(rows))
-
-    def leave_on_device(self, rows: Rows) -> ort.OrtValue:
-        """Like `run`, but the result stays where the next graph needs it."""
-        source = ort.OrtValue.ortvalue_from_numpy(rows) if self._device.name == "cpu" else self._upload(rows)
-        return self._bind(source, self._device.name).get_outputs()[0]
-
-    def run_on(self, rows: ort.OrtValue) -> Rows:
-        """Like `run`, with rows that are on the device already."""
-        result: Rows = self._bind(rows, "cpu").copy_outputs_to_cpu()[0]
+        with _memory_errors():
+            result: Rows = self._session.run([self._output], {self._input: rows})[0]
         return result
 
-    def _upload(self, rows: Rows) -> ort.OrtValue:
-        buffer = self._buffers.get(len(rows))
-        if buffer is None:
-            shape = (len(rows), *self._row_shape)
-            buffer = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device.name, 0)
-            self._buffers[len(rows)] = buffer
-        buffer.update_inplace(rows)
-        return buffer
-
-    def _bind(self, rows: ort.OrtValue, output_device: str) -> ort.IOBinding:
+    def bind(self, source: ort.OrtValue, target: ort.OrtValue) -> Callable[[], None]:
+        """What runs the graph from one buffer to the other. Raises as `run`."""
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input(self._input, rows)
-        binding.bind_output(self._output, output_device)
-        with _memory_errors():
-            self._session.run_with_iobinding(binding)
-        return binding
+        binding.bind_ortvalue_input(self._input, source)
+        binding.bind_ortvalue_output(self._output, target)
+
+        def run() -> None:
+            with _memory_errors():
+                self._session.run_with_iobinding(binding)
+
+        return run
+
+
+class _Resident:
+    """Both graphs with buffers on the device, made once for each number of rows: rows, latents, and rows again.
+
+    The encoder writes where the decoder reads, and nothing is allocated or bound in a run. What is returned belongs to
+    the caller.
+    """
+
+    def __init__(self, encoder: _Graph, decoder: _Graph, package: Package, device: Device) -> None:
+        self._encoder, self._decoder = encoder, decoder
+        self._shapes = package.input_shape, package.latent_shape, package.output_shape
+        self._device = device.name
+        self._bound: dict[int, _Bound] = {}
+
+    def encode(self, rows: Rows) -> Rows:
+        bound = self._for(len(rows))
+        bound.rows.update_inplace(rows)
+        bound.encode()
+        return _copy(bound.latents)
+
+    def decode(self, latents: Rows) -> Rows:
+        bound = self._for(len(latents))
+        bound.latents.update_inplace(latents)
+        bound.decode()
+        return _copy(bound.output)
+
+    def reconstruct(self, rows: Rows) -> Rows:
+        bound = self._for(len(rows))
+        bound.rows.update_inplace(rows)
+        bound.encode()
+        bound.decode()
+        return _copy(bound.output)
+
+    def _for(self, row_count: int) -> _Bound:
+        bound = self._bound.get(row_count)
+        if bound is None:
+            with _memory_errors():
+                rows, latents, output = (
+                    ort.OrtValue.ortvalue_from_shape_and_type((row_count, *shape), np.float32, self._device, 0)
+                    for shape in self._shapes
+                )
+            bound = self._bound[row_count] = _Bound(
+                rows=rows,
+                latents=latents,
+                output=output,
+                encode=self._encoder.bind(rows, latents),
+                decode=self._decoder.bind(latents, output),
+            )
+        return bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bound:
+    """The buffers for so many rows, and the graphs bound to them."""
+
+    rows: ort.OrtValue
+    latents: ort.OrtValue
+    output: ort.OrtValue
+    encode: Callable[[], None]
+    decode: Callable[[], None]
+
+
+def _copy(value: ort.OrtValue) -> Rows:
+    """Of the CPU's values onnxruntime gives a view, which the next run would write over."""
+    values: Rows = value.numpy()
+    return values if values.flags.owndata else values.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,6 +14,10 @@ from service.stores import check_url
 
 PREFIX = "HOURGLASS_"
 MAX_WORKERS = 256
+# Of the client's and of training's.
+_READ_BY_OTHERS = ("HOURGLASS_ADDRESS", "HOURGLASS_TOKEN", "HOURGLASS_DATA")
+# What Kubernetes puts there for a Service of that name, unless enableServiceLinks is false.
+_KUBERNETES = ("HOURGLASS_SERVICE_", "HOURGLASS_PORT_")
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
 
@@ -81,6 +86,12 @@ class Settings:
         "auto", "where graphs run; auto takes CUDA where it works, else the CPU, and says which", choices=DEVICES
     )
     gpu_memory_limit_bytes: int = _setting(0, "most GPU memory of each model; 0 sets no limit", least=0)
+    tensorrt_cache: str = _setting(
+        "",
+        "where --device tensorrt keeps the engines that it compiled, which takes minutes; they are code, so that no "
+        "other may write there; empty for nowhere",
+        metavar="DIR",
+    )
     workers: str = _setting(
         "1", "processes that share the port, each with its own sessions; auto is one a CPU, and one on a GPU"
     )
@@ -193,6 +204,8 @@ class Settings:
             raise ValueError(
                 f"--otel-endpoint: must be http://host:port or https://host:port; got {self.otel_endpoint}"
             )
+        if self.tensorrt_cache and self.device != "tensorrt":
+            raise ValueError(f"--tensorrt-cache: needs --device tensorrt; got --device {self.device}")
         if self.max_queue_rows < self.max_batch_rows:
             raise ValueError(
                 f"--max-queue-rows: must be at least --max-batch-rows={self.max_batch_rows}; got {self.max_queue_rows}"
@@ -237,7 +250,6 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         description="Serve trained autoencoders over gRPC: Encode, Decode, Reconstruct, Denoise, Interpolate.",
         epilog=f"Every flag can be given in the environment too: --max-batch-rows as {PREFIX}MAX_BATCH_ROWS. "
         "A flag wins over the environment.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for setting in fields(Settings):
         default: Any = setting.default
@@ -251,7 +263,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             try:
                 default = kind(given)
             except ValueError:
-                parser.error(f"{variable}: must be a {kind.__name__}; got {given!r}")
+                parser.error(f"{variable}: must be {_KINDS[kind.__name__]}; got {given!r}")
             if choices and default not in choices:
                 parser.error(f"{variable}: must be one of {', '.join(choices)}; got {given!r}")
         parser.add_argument(
@@ -260,7 +272,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             default=default,
             choices=choices or None,
             metavar=None if choices else setting.metadata["metavar"] or _METAVARS[kind.__name__],
-            help=setting.metadata["help"],
+            help=setting.metadata["help"] + ("" if setting.default == "" else " (default: %(default)s)"),
         )
     values = vars(parser.parse_args(arguments))
     try:
@@ -269,11 +281,27 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         parser.error(str(error))
 
 
+def unread(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that look like ours and that nothing reads, each with the nearest that is read, if any is near.
+
+    A slip there can leave a door open.
+    """
+    ours = [setting.name.upper() for setting in fields(Settings)]
+    slips = {}
+    for variable in sorted(environment):
+        name = variable.removeprefix(PREFIX)
+        known = name in ours or variable in _READ_BY_OTHERS or variable.startswith(_KUBERNETES)
+        if name != variable and not known:
+            slips[variable] = "".join(PREFIX + near for near in difflib.get_close_matches(name, ours, n=1))
+    return slips
+
+
 def address_of(host: str, port: int) -> str:
     """As gRPC and URLs have it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+_KINDS = {"int": "a whole number", "float": "a number"}
 _METAVARS = {"int": "N", "float": "SECONDS", "str": "TEXT"}
 
 

@@ -6,6 +6,8 @@ import threading
 import time
 from dataclasses import dataclass, replace
 
+from service.metrics import Count
+
 # Answers cost tens of microseconds; a lock and a sum for each of them would be felt.
 _MOST_PENDING = 1024
 
@@ -26,9 +28,10 @@ class Totals:
 
 
 class Statistics:
-    """For any thread."""
+    """For any thread. `rows` counts the rows of answers too, over all that were loaded under the version's name."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Count) -> None:
+        self._rows = rows
         self._lock = threading.Lock()
         self._totals = Totals()
         self._pending: list[tuple[int, float, float, float]] = []
@@ -36,6 +39,7 @@ class Statistics:
 
     def succeeded(self, row_count: int, began: float, now: float, queue_s: float, compute_s: float) -> None:
         """A request was answered; it `began`, and it is `now`, on the monotonic clock."""
+        self._rows.inc(row_count)
         self._last_answer = now
         self._pending.append((row_count, now - began, queue_s, compute_s))
         if len(self._pending) >= _MOST_PENDING:

@@ -69,8 +69,11 @@ class Directory:
         pass
 
 
-def open_store(models: str, *, cache: str, timeout_s: float) -> Store:
-    """The store of `--models`, with `--model-cache` and `--store-timeout-s`, which only object storage has.
+def open_store(
+    models: str, *, cache: str, timeout_s: float, on_call: Callable[[bool, int], None] = lambda well, read_bytes: None
+) -> Store:
+    """The store of `--models`, with `--model-cache` and `--store-timeout-s`, which only object storage has; `on_call`
+    is told of each call to it whether it went well, and how many bytes it read.
 
     Raises StartError where its library is missing or the cache cannot be used.
     """
@@ -79,7 +82,7 @@ def open_store(models: str, *, cache: str, timeout_s: float) -> Store:
     # Not before it is needed: a directory does without fsspec.
     from service import objects
 
-    return objects.ObjectStore(models, cache=Path(cache), timeout_s=timeout_s)
+    return objects.ObjectStore(models, cache=Path(cache), timeout_s=timeout_s, on_call=on_call)
 
 
 def check_url(models: str) -> None:

@@ -54,14 +54,15 @@ def decode(field: str, tensor: autoencoder_pb2.Tensor, spec: Spec) -> Array:
         raise InvalidArgument(
             "BAD_DTYPE", f"{field}.dtype: must be FLOAT32, FLOAT16 or UINT8; got {_dtype_name(number)}"
         )
-    return view(field, dtype, _dtype_name(number), tuple(tensor.shape), tensor.data, spec)
+    return view(field, dtype, _NAMES[number], tuple(tensor.shape), tensor.data, spec)
 
 
 def view(
     field: str, dtype: np.dtype[np.generic], dtype_name: str, shape: tuple[int, ...], data: bytes, spec: Spec
 ) -> Array:
     """As `decode`, of the parts of a tensor. `dtype_name` is what the type is called where `field` comes from."""
-    if dtype == _BYTES and not spec.is_image:
+    are_bytes = dtype == _BYTES
+    if are_bytes and not spec.is_image:
         raise InvalidArgument(
             "BAD_DTYPE", f"{field}: {dtype_name} is only for rows of images; send floats of 32 or 16 bits"
         )
@@ -74,7 +75,7 @@ def view(
         )
     elements = np.frombuffer(data, dtype)
     array = elements.reshape(shape)
-    if dtype != _BYTES and not np.isfinite(elements).all():
+    if not are_bytes and not np.isfinite(elements).all():
         row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
         raise InvalidArgument("NOT_FINITE", f"{field}.data: row {row} holds NaN or infinity")
     return array
@@ -91,10 +92,10 @@ def check_shape(field: str, shape: tuple[int, ...], spec: Spec) -> None:
 
 def copy_rows(source: Array, target: Rows) -> None:
     """Copy rows into a batch buffer of the same shape, converting; UINT8 is scaled from 0..255 to 0..1."""
+    target[...] = source
     if source.dtype == _BYTES:
-        np.multiply(source, _UINT8_SCALE, out=target)
-    else:
-        target[...] = source
+        # Twice over the rows, but without the buffers through which numpy multiplies mixed types.
+        np.multiply(target, _UINT8_SCALE, out=target)
 
 
 def as_float32(array: Array) -> Rows:

@@ -69,7 +69,7 @@ class ThreadedTransport:
     def add_service(self, name: str, methods: Mapping[str, Method[Any]]) -> None:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for method_name, method in methods.items():
-            meter = Meter(self._metrics, f"/{name}/{method_name}")
+            meter = Meter.of(self._metrics, f"/{name}/{method_name}", method)
             self._own.add(meter.method)
             # The raw bytes come to the behaviours, so that garbage is answered like any other wrong request.
             if method.stream:
@@ -108,11 +108,12 @@ class ThreadedTransport:
     def _unary(self, method: Method[Any], meter: Meter) -> Callable[[Iterator[bytes], grpc.ServicerContext], bytes]:
         def behaviour(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             began = time.monotonic()
-            observation = self._observation(meter, context, stream=False)
+            observation = None if method.control else self._observation(meter, context, stream=False)
             try:
                 grant = self._grant(meter, context, observation)
                 request = self._message(requests)
-                self._enter(context)
+                if not method.control:
+                    self._enter(context)
                 call = Call(context, grant, observation)
                 perform(method, request, call)
                 response = call.result()
@@ -129,10 +130,11 @@ class ThreadedTransport:
     ) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]:
         def behaviour(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             began = time.monotonic()
-            observation = self._observation(meter, context, stream=True)
+            observation = None if method.control else self._observation(meter, context, stream=True)
             try:
                 grant = self._grant(meter, context, observation)
-                self._enter(context)
+                if not method.control:
+                    self._enter(context)
                 stream = Stream(method, requests, context, self._limits, grant, observation)
                 reader = threading.Thread(target=self._read, args=(stream,), name="stream-reader", daemon=True)
                 with self._streams_lock:

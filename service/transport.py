@@ -1,7 +1,7 @@
 """The server that calls come in through: what the two transports have in common.
 
 Handlers are given to a transport as a table of `calls.Method`s; they see a `calls.Call` and do not know which transport
-it is. Services with generated handlers (health, reflection) are added to `server`, an ordinary `grpc.Server`.
+it is. Methods with generated handlers (health's Watch) are added to `server`, an ordinary `grpc.Server`.
 """
 
 from __future__ import annotations
@@ -104,6 +104,10 @@ class Meter:
         self._rejected = metrics.rejected_requests
         self.method = method
 
+    @classmethod
+    def of(cls, metrics: Metrics, name: str, method: Method[Any]) -> Meter:
+        return _Uncounted(name) if method.control else cls(metrics, name)
+
     def succeeded(self, began: float, observation: Observation | None) -> None:
         duration_s = time.monotonic() - began
         self._duration.observe(duration_s)
@@ -122,6 +126,17 @@ class Meter:
             return status
         observation.end(status.code.name, duration_s, error.reason)
         return replace(status, trailing_metadata=(*status.trailing_metadata, *observation.trailing_metadata))
+
+
+class _Uncounted(Meter):
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+    def succeeded(self, began: float, observation: Observation | None) -> None:
+        pass
+
+    def failed(self, error: ServiceError, began: float, observation: Observation | None) -> statuses.Status:
+        return statuses.of(error)
 
 
 def server_options(limits: Limits, *, share_port: bool) -> list[tuple[str, int]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import signal
 import sys
 from pathlib import Path
 
 from service.errors import PackageError
-from training import commands, data, devices, recipes
+from service.memory import keep_memory
+from training import commands, recipes
 from training.errors import Interrupted, TrainingError
 
 DESCRIPTION = """\
@@ -29,15 +32,18 @@ examples:
   torchrun --nproc-per-node=2 -m training train conv   # two processes, each with half of every batch
   python -m training report undercomplete              # of its newest run
   python -m training export undercomplete --models models
-  python -m training export deep --precision int8      # three times as fast on a CPU, for a little PSNR
+  python -m training export deep --precision int8      # a third of the bytes, faster on a CPU, for a little PSNR
   python -m training convert models/mnist-conv/1 --layout triton triton-models
   python -m training inspect pump.csv --window 64 --stride 8 --write pump.toml    # one's own data
   python -m training train pump.toml
 """
 
-# Those of training.layouts and training.precision, whose import would make `--help` wait.
+# Those of training.layouts, .precision, .devices, .data and .pictures, whose import would make `--help` wait.
 LAYOUTS = ("triton", "onnx")
 PRECISIONS = ("fp32", "fp16", "int8")
+DEVICES = ("auto", "cpu", "cuda")
+DATA_VARIABLE, CACHE = "HOURGLASS_DATA", ".data"
+PICTURES = (".png", ".pdf", ".svg")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,7 +89,11 @@ def parser() -> argparse.ArgumentParser:
     command = added.add_parser("compare", help="a table of runs: figures, time, what differs; and their curves")
     command.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="a run's folder")
     command.add_argument(
-        "--picture", type=Path, default=Path("compare.png"), metavar="FILE", help="the curves (default: compare.png)"
+        "--picture",
+        type=_picture,
+        default=Path("compare.png"),
+        metavar="FILE",
+        help=f"the curves, {', '.join(PICTURES)} (default: compare.png)",
     )
     command.set_defaults(run=commands.compare_command)
 
@@ -93,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     _data_dir(command)
     command.add_argument("--models", type=Path, default=Path("models"), help="where packages live (default: models)")
     command.add_argument(
-        "--version", type=int, metavar="N", help="replaced where it exists (default: one more than the largest)"
+        "--version", type=_count, metavar="N", help="replaced where it exists (default: one more than the largest)"
     )
     command.add_argument(
         "--precision",
@@ -103,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--max-psnr-loss",
-        type=float,
+        type=_decibels,
         default=0.2,
         metavar="DB",
         help="what less than fp32 may cost of the test rows' PSNR; else nothing is exported (default: 0.2)",
@@ -160,21 +170,55 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if getattr(options, "threads", None):
-        import torch
-
-        torch.set_num_threads(options.threads)
+    keep_memory()  # each step makes and frees tensors of some hundred kilobytes
     try:
-        return int(options.run(options))
+        if getattr(options, "threads", None):
+            import torch
+
+            torch.set_num_threads(options.threads)
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
     except Interrupted as error:
         print(f"\n{error}", file=sys.stderr)
         return 128 + (error.signal_number or signal.SIGINT)
     except (TrainingError, PackageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever reads stdout has seen enough; leave nothing that the exit of Python would try to write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
+    return int(text)
+
+
+def _decibels(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of decibels, 0 or more; got {text}")
+    return value
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in PICTURES:
+        raise argparse.ArgumentTypeError(f"the name must end in one of {', '.join(PICTURES)}; got {text}")
+    return path
 
 
 def _recipe(command: argparse.ArgumentParser) -> None:
@@ -195,8 +239,8 @@ def _data_dir(command: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help=f"a folder of IDX files, DIR/mnist/*.gz or DIR/*.gz (default: ${data.DATA_VARIABLE}, else a download into "
-        f"{data.CACHE}/)",
+        help=f"a folder of IDX files, DIR/mnist/*.gz or DIR/*.gz (default: ${DATA_VARIABLE}, else a download into "
+        f"{CACHE}/)",
     )
 
 
@@ -210,13 +254,13 @@ def _run(command: argparse.ArgumentParser) -> None:
 
 
 def _threads(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's, one a core)")
+    command.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: torch's, one a core)")
 
 
 def _device(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device",
-        choices=devices.DEVICE_NAMES,
+        choices=DEVICES,
         default="auto",
         help="where to train; auto: a GPU where torch sees one, else the CPU (default: auto)",
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training import overrides, recipes
-from training.errors import RecipeError, TrainingError
+from training.errors import LayoutError, RecipeError, TrainingError
 
 _DATA_FLAGS = ("window", "stride", "columns", "label")
 
@@ -75,9 +76,19 @@ def _resume(folder: Path, options: argparse.Namespace, world: Any) -> int:
 
 
 def _watch(options: argparse.Namespace) -> Any:
-    if not options.tensorboard:
-        return None
-    from training.events import watch
+    """What makes, of a run, what every line of its log is given to."""
+    from training import events, progress
+
+    makers = [progress.watch, *([events.watch] if getattr(options, "tensorboard", False) else [])]
+
+    def watch(run: Any) -> Callable[[Mapping[str, Any]], None]:
+        watchers = [make(run) for make in makers]
+
+        def tell(entry: Mapping[str, Any]) -> None:
+            for watcher in watchers:
+                watcher(entry)
+
+        return tell
 
     return watch
 
@@ -131,9 +142,14 @@ def export_command(options: argparse.Namespace) -> int:
 
 
 def convert_command(options: argparse.Namespace) -> int:
+    from service.errors import PackageError
     from training.layouts import convert
 
-    for path in convert(options.package, options.layout, options.out):
+    try:
+        written = convert(options.package, options.layout, options.out)
+    except PackageError as error:
+        raise LayoutError(f"{options.package}: {error}") from error
+    for path in written:
         print(path)
     return 0
 
@@ -191,6 +207,7 @@ def zoo_command(options: argparse.Namespace) -> int:
             runs=options.out,
             models=options.models,
             world=world,
+            watch=_watch(options),
             say=lambda text: print(text, flush=True),
         )
     print_figures({run.recipe().model_name: _metrics(run) for run in made})

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from training import overrides
+from training.pictures import scale_losses
 from training.runs import Run
-
-_WIDE = 20  # above this ratio of the largest loss to the smallest the scale is logarithmic
 
 _FIGURES = (
     "squared_error_sum",
@@ -63,10 +61,7 @@ def curves(runs: Sequence[Run]) -> Figure:
                     label = f"{run.folder.parent.name}/{run.folder.name}, {side}"
                     axis.plot(epochs, totals, style, color=f"C{number}", label=label)
         axis.set(title=phase, xlabel="epoch", ylabel="loss and penalty, sum of a row")
-        values = [value for line in axis.lines for value in line.get_ydata()]
-        if values and 0 < min(values) < max(values) / _WIDE:
-            axis.set_yscale("log")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        scale_losses(axis)
         if axis.lines:
             axis.legend()
     return figure

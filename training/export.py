@@ -72,7 +72,7 @@ def export(
     manifest.parity.CopyFrom(parity)
     if precision != "fp32":
         graphs = reduce(graphs, precision, dataset, manifest, max_psnr_loss_db=max_psnr_loss_db)
-    manifest.version = version or packages.next_version(models, manifest.name)
+    manifest.version = packages.next_version(models, manifest.name) if version is None else version
     files = {
         packages.ENCODER: graphs.encoder,
         packages.DECODER: graphs.decoder,

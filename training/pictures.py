@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
@@ -27,6 +28,8 @@ _FEATURES = 64
 _SCATTER_ROWS, _LEAST_SCATTER_ROWS = 2000, 5
 _EXAMPLES = 10
 _CURVES = 6  # panels in a line, and lines of them
+_WIDE = 5  # above this ratio of the largest loss to the smallest the scale is logarithmic
+_DECADES = 100  # above this one, only powers of ten are written at it
 
 
 def overview(recipe: recipes.Recipe, network: Autoencoder, dataset: Dataset) -> Figure:
@@ -91,6 +94,17 @@ def interpolation(network: Autoencoder, first: Tensor, second: Tensor) -> Tensor
         return network.decode(torch.lerp(a, b, weights))
 
 
+def scale_losses(axis: Axes) -> None:
+    """A logarithmic scale where the losses drawn so far need it, with ticks written out."""
+    values = [value for line in axis.lines for value in np.asarray(line.get_ydata(), dtype=float)]
+    if values and 0 < min(values) < max(values) / _WIDE:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < _DECADES * min(values) else (1,)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def losses(metrics: Sequence[dict[str, Any]]) -> Figure | None:
     """The log of a run, a panel a phase; None for a procedure without epochs."""
     phases = list(dict.fromkeys(entry["phase"] for entry in metrics))
@@ -105,7 +119,8 @@ def losses(metrics: Sequence[dict[str, Any]]) -> Figure | None:
             axis.plot(epochs, [entry["validation_loss"] for entry in entries], label="validation loss")
         if any(entry["train_penalty"] for entry in entries):
             axis.plot(epochs, [entry["train_penalty"] for entry in entries], label="penalty (weighted)", ls=":")
-        axis.set(title=phase, xlabel="epoch", yscale="log")
+        axis.set(title=phase, xlabel="epoch", ylabel="loss, sum of a row")
+        scale_losses(axis)
         axis.grid(visible=True, which="both", alpha=0.25)
         handles, labels = axis.get_legend_handles_labels()
         if "validation_accuracy" in entries[0]:
@@ -114,8 +129,8 @@ def losses(metrics: Sequence[dict[str, Any]]) -> Figure | None:
             (line,) = other.plot(epochs, accuracy, color="tab:green")
             other.set_ylabel("validation accuracy")
             handles, labels = [*handles, line], [*labels, "validation accuracy"]
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(handles, labels, loc="center right")
+        # Losses fall to the lower right; an accuracy rises to the upper right.
+        axis.legend(handles, labels, loc="center right" if "validation_accuracy" in entries[0] else "upper right")
     return figure
 
 

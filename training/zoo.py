@@ -10,7 +10,7 @@ from training.errors import RunError
 from training.export import export
 from training.report import report
 from training.runs import Run
-from training.train import load_dataset, train
+from training.train import Watch, load_dataset, train
 from training.world import World
 
 VERSION = 1
@@ -23,6 +23,7 @@ def make_zoo(
     runs: Path,
     models: Path,
     world: World,
+    watch: Watch,
     say: Callable[[str], None],
 ) -> list[Run]:
     """Train, export as version 1 and report each recipe; a package that is there already is replaced."""
@@ -32,7 +33,7 @@ def make_zoo(
     for number, recipe in enumerate(chosen, 1):
         say(f"[{number}/{len(chosen)}] {recipe.model_name}: {recipe.description}")
         dataset = load_dataset(recipe, data_folder)
-        run = train(recipe, dataset, runs, world=world)
+        run = train(recipe, dataset, runs, world=world, watch=watch)
         package = export(run, dataset, models, version=VERSION)
         say(f"  {package}, {package_bytes(package) / 1e6:.2f} MB; {report(run, dataset)}")
         made.append(run)

@@ -189,7 +189,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    # gRPC's own log would come between the lines that are meant for people.
+    # gRPC's own log would come between the lines that are meant for people. For some of it this is too late:
+    # `hourglass_command` says so before gRPC is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = parser().parse_args(argv)
     try:

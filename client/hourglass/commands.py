@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,13 @@ from hourglass.files import CommandError
 from hourglass.in_process import InProcess
 from hourglass.jobs import Progress
 from hourglass.results import ModelCard, Spec
+from hourglass.tensors import Array
 
 __all__ = ["CommandError", "decode", "denoise", "encode", "interpolate", "models", "reconstruct"]
+
+# Pixels from 0 to 255 that are no uint8 are told by the first rows: noise does not reach so far beyond the range.
+_LOOKED_AT_ROWS = 1000
+_FAR = 10
 
 # What a table has room for: these first, then the others in the card's order.
 _SHOWN_METRICS = 3
@@ -68,18 +74,25 @@ def decode(client: Client, arguments: argparse.Namespace) -> None:
 
 
 def reconstruct(client: Client, arguments: argparse.Namespace) -> None:
-    answer = _convert(client, arguments, "reconstruct", "output")
-    if arguments.scores is not None:
-        with files.replacing(arguments.scores) as temporary, temporary.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(("row", "reconstruction_error", "novelty"))
-            table.writerows(zip(range(len(answer.errors)), answer.errors, answer.novelties, strict=True))
+    if arguments.scores is None:
+        _convert(client, arguments, "reconstruct", "output")
+        return
+    # Opened first: a place that cannot be written to is found out before the rows are asked for.
+    with files.replacing(arguments.scores) as temporary, temporary.open("w", newline="") as file:
+        answer = _convert(client, arguments, "reconstruct", "output")
+        table = csv.writer(file)
+        table.writerow(("row", "reconstruction_error", "novelty"))
+        table.writerows(zip(range(len(answer.errors)), answer.errors, answer.novelties, strict=True))
 
 
 def _convert(client: Client, arguments: argparse.Namespace, operation: str, gives: str) -> Any:
     """Rows of one .npy file to rows of another, neither of them whole in memory."""
+    files.require_suffix(arguments.target, ".npy")
     source = files.read_rows(arguments.source)
+    files.require_other(arguments.source, arguments.target)
     card = choose(client, arguments, operation)
+    if operation != "decode":
+        _warn_of_bytes(arguments.source, source, card)
     dtype = np.dtype(np.float16 if arguments.float16 else np.float32)
     shape = (len(source), *getattr(card, gives).shape)
     begin = time.monotonic()
@@ -98,12 +111,25 @@ def _convert(client: Client, arguments: argparse.Namespace, operation: str, give
     return answer
 
 
+def _warn_of_bytes(path: Path, rows: Array, card: ModelCard) -> None:
+    """Say where pixels from 0 to 255 are sent as numbers that nobody scales; the service takes any."""
+    if rows.dtype == np.uint8 or rows.dtype.kind not in "iuf" or not pictures.is_picture(card.input):
+        return
+    largest, expected = float(rows[:_LOOKED_AT_ROWS].max()), card.input.range
+    if expected and largest > _FAR * expected[1]:
+        print(
+            f"hourglass: warning: {path}: holds {largest:g} as {rows.dtype}, and {card.name} expects "
+            f"{expected[0]:g} to {expected[1]:g}; only uint8 is scaled, so divide by 255",
+            file=sys.stderr,
+        )
+
+
 def denoise(client: Client, arguments: argparse.Namespace) -> None:
     if arguments.source.suffix == ".npy":
-        files.require_suffix(arguments.target, ".npy")
         _convert(client, arguments, "denoise", "output")
         return
     files.require_suffix(arguments.target, ".png")
+    files.require_other(arguments.source, arguments.target)
     pictures.require()
     card = choose(client, arguments, "denoise", image=True)
     picture = pictures.read(arguments.source, card.input.shape, resize=arguments.resize)
@@ -114,6 +140,8 @@ def denoise(client: Client, arguments: argparse.Namespace) -> None:
 
 def interpolate(client: Client, arguments: argparse.Namespace) -> None:
     files.require_suffix(arguments.target, ".png")
+    for path in (arguments.start, arguments.end):
+        files.require_other(path, arguments.target)
     pictures.require()
     card = choose(client, arguments, "interpolate", image=True)
     start, end = (

@@ -40,6 +40,12 @@ def require_suffix(path: Path, suffix: str) -> None:
         raise CommandError(f"{path}: the name must end in {suffix}, which is what is written")
 
 
+def require_other(source: Path, target: Path) -> None:
+    """Raises CommandError where what is read would be replaced by what comes of it."""
+    if target.exists() and target.samefile(source):
+        raise CommandError(f"{target}: is what is read; write elsewhere, and nothing is lost")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place at the end, and goes away where there is an error."""
@@ -51,7 +57,10 @@ def replacing(path: Path) -> Iterator[Path]:
         raise CommandError(f"{path}: is a device or a pipe; only a file can be replaced")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     # Made here and now, so that a link of the same name, which somebody left in a shared directory, is not followed.
-    temporary.touch(exist_ok=False)
+    try:
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         yield temporary
         temporary.replace(path)

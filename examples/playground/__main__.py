@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+# gRPC's own log would come between the lines that are meant for people; it looks when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from examples.local_service import ROOT, service
 from examples.playground.calls import Calls, Digits
 from examples.playground.web import Server
@@ -58,8 +61,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    # gRPC's own log would come between the lines that are meant for people.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = parser().parse_args(argv)
     try:
         run(arguments)

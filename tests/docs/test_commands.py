@@ -28,6 +28,7 @@ PAGES = commands.pages()
 # train, measure or serve for long, and have tests of their own.
 RUN = (
     "hourglass",
+    "python -c",
     "python -m service.tokens new",
     "python -m training list",
     "python -m training convert",
@@ -73,6 +74,9 @@ def run(command: Command, places: dict[str, str]) -> int | str | None:
         try:
             if program == "hourglass":
                 return hourglass(words[1:])
+            if words[1] == "-c":
+                exec(words[2], {"__name__": "__main__"})
+                return 0
             name, run_it = (words[2], runpy.run_module) if words[1] == "-m" else (words[1], runpy.run_path)
             patch.setattr(sys, "argv", words[2:] if words[1] == "-m" else words[1:])
             run_it(name, run_name="__main__")

@@ -15,13 +15,13 @@ from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry
 
 from service.calls import Method, perform
+from service.devices import choose_device
 from service.errors import Internal, ServiceError
 from service.inference_protocol import InferenceProtocol
 from service.metrics import Metrics
 from service.plans import Plan
 from service.repository import Repository
 from service.servicer import Servicer
-from service.session import choose_device
 from service.statuses import of
 from service.stores import Directory
 from tests import tiny

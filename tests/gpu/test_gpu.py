@@ -11,8 +11,9 @@ import pytest
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
 from service import packages
+from service.devices import CPU, CUDA, Device, choose_device
 from service.errors import StartError
-from service.session import CPU, CUDA, Device, OnnxSession, batch_sizes, choose_device
+from service.session import OnnxSession, batch_sizes
 from tests.integration.serving import ServerProcess
 from tests.integration.test_service import array, tensor
 
@@ -73,6 +74,23 @@ def test_a_memory_limit_is_taken(package: packages.Package, cuda: Device) -> Non
     session = OnnxSession(package, device, threads=1, max_batch_rows=MAX_BATCH_ROWS)
     packages.check_golden(package, session.encode, session.decode)
     session.close()
+
+
+def test_tensorrt_keeps_its_engines_and_gives_the_golden_outputs_from_them(
+    package: packages.Package, tmp_path: Path
+) -> None:
+    try:
+        device = choose_device("tensorrt", engine_cache=tmp_path)
+    except StartError as error:
+        pytest.skip(str(error))
+    kept = []
+    for _ in range(2):
+        session = OnnxSession(package, device, threads=1, max_batch_rows=MAX_BATCH_ROWS)
+        packages.check_golden(package, session.encode, session.decode)
+        session.close()
+        kept.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.engine")})
+    assert kept[0]
+    assert kept[0] == kept[1], "the second session compiles nothing"
 
 
 def test_the_service_says_that_it_serves_on_the_gpu(cuda: Device) -> None:

@@ -284,6 +284,10 @@ def test_the_command_line_changes_what_is_served_over_a_socket_of_one_user(tmp_p
         assert second.wait() == 1
         assert f"somebody listens on {tmp_path}/admin.socket" in second.wait_for("cannot start")["reason"]
         second.stop()
+        nowhere = ServerProcess(models, "--admin-address", f"unix:{tmp_path}/none/admin.socket", ready=False)
+        assert nowhere.wait() == 1
+        assert f"there is no directory {tmp_path}/none" in nowhere.wait_for("cannot start")["reason"]
+        nowhere.stop()
         with grpc.insecure_channel(address) as channel:
             stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
             (answer,) = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))

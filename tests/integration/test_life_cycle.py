@@ -87,7 +87,7 @@ def test_a_start_that_cannot_be_is_one_clear_line_and_a_code(case: str, tmp_path
         models, arguments, says = {
             "none": (tmp_path, [], "no package there can be served"),
             "nowhere": (tmp_path / "nowhere", [], "is not a directory"),
-            "port": (tiny_models, ["--port", port], f"--port {port} on 127.0.0.1"),
+            "port": (tiny_models, ["--port", port], f"--port {port} on 127.0.0.1: Address already in use"),
             "http": (tiny_models, ["--http-port", port], f"--http-port {port} on 127.0.0.1: Address already in use"),
         }[case]
         process = ServerProcess(models, *arguments, ready=False)

@@ -108,8 +108,8 @@ def test_the_rules_and_the_dashboard_ask_for_metrics_that_a_server_exports(serve
     until = time.monotonic() + WAIT_S
     while True:  # the load begins with the server: some metrics come with the first call of their kind
         text = server.get("/metrics")[1]
-        # Those of certificates have values only where there are some.
-        exported = set(re.findall(r"^(\w+)[{ ]|^# TYPE (autoencoder_certificate_\w+)", text, re.MULTILINE))
+        # Those of certificates and of object storage have values only where there are such.
+        exported = set(re.findall(r"^(\w+)[{ ]|^# TYPE (autoencoder_(?:certificate|store)_\w+)", text, re.MULTILINE))
         exported = {name or certificates for name, certificates in exported}
         missing = wanted - exported - recorded
         if not missing and all(any(re.fullmatch(pattern, name) for name in exported) for pattern in patterns):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -399,6 +399,34 @@ def test_reflection_lists_the_services_and_describes_them(channel: grpc.Channel)
         "inference.GRPCInferenceService",
     }
     assert described.file_descriptor_response.file_descriptor_proto
+
+
+def test_callers_that_say_nothing_do_not_hold_up_health_and_reflection(
+    server: ServerProcess, channel: grpc.Channel
+) -> None:
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    listed = reflection_pb2.ServerReflectionRequest(list_services="")
+    over = threading.Event()
+
+    def first_then_nothing(*first: Any) -> Iterator[Any]:
+        yield from first
+        over.wait()
+
+    silent: Any = channel.stream_unary("/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest.SerializeToString)
+    streams = [reflection.ServerReflectionInfo(first_then_nothing(listed)) for _ in range(64)]
+    calls = [silent.future(first_then_nothing()) for _ in range(64)]
+    try:
+        for stream in streams:
+            assert next(stream).list_services_response.service
+        for _ in range(20):
+            assert health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S).status == 1
+        assert next(health.Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)).status == 1
+    finally:
+        over.set()
+        for call in (*streams, *calls):
+            call.cancel()
+    assert "health" not in server.get("/metrics")[1], "they are not among the service's own calls"
 
 
 def test_metrics_count_what_happened(server: ServerProcess, stub: AutoencoderServiceStub) -> None:

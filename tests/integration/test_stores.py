@@ -129,6 +129,8 @@ def test_models_in_a_bucket_serve_and_change_as_those_in_a_directory(bucket: Buc
         bucket.put(2, scale=7)
         admin.reload("tiny", 2)
         assert scale_of(rows, client.encode("tiny", rows)) == 7
+        assert server.metric("autoencoder_store_read_bytes_total") > 10_000
+        assert server.metric('autoencoder_store_calls_total{outcome="ok"}') > 5
     assert server.process.returncode == 0
     assert not server.other_lines
     told = json.dumps(server.events)

@@ -14,6 +14,7 @@ import termios
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,16 @@ def chunk(kind: bytes, content: bytes) -> bytes:
         (["encode", "cut.npy", "o.npy", "--model", "plain"], "cut.npy: must be a .npy file"),
         (["encode", "garbled.npy", "o.npy", "--model", "plain"], "garbled.npy: must be a .npy file"),
         (["encode", "digits.npy", "none/o.npy", "--model", "plain"], "none/o.npy: there is no such directory"),
-        (["encode", "digits.npy", ".", "--model", "plain"], ": is a directory"),
+        (["encode", "digits.npy", "folder.npy", "--model", "plain"], "folder.npy: is a directory"),
+        (["encode", "digits.npy", "o.txt", "--model", "plain"], "o.txt: the name must end in .npy"),
+        (["encode", "digits.npy", "digits.npy", "--model", "plain"], "digits.npy: is what is read; write elsewhere"),
+        (["encode", "digits.npy", "link.npy", "--model", "plain"], "link.npy: is what is read; write elsewhere"),
+        (["denoise", "a.png", "a.png"], "a.png: is what is read; write elsewhere"),
+        (["interpolate", "a.png", "b.png", "b.png", "--model", "plain"], "b.png: is what is read; write elsewhere"),
+        (
+            ["reconstruct", "digits.npy", "o.npy", "--scores", "none/o.csv", "--model", "plain"],
+            "none/o.csv: there is no",
+        ),
         (["denoise", "digits.txt", "o.png"], "digits.txt: is not a picture"),
         (["denoise", "cut.png", "o.png"], "cut.png: "),
         (["denoise", "deep.png", "o.png"], "deep.png: must have 8 bits a channel"),
@@ -192,7 +202,10 @@ def chunk(kind: bytes, content: bytes) -> bytes:
         (["denoise", "a.png", "o.npy"], "o.npy: the name must end in .png"),
         (["denoise", "digits.npy", "o.png"], "o.png: the name must end in .npy"),
         (["interpolate", "a.png", "b.png", "o.gif", "--model", "plain"], "o.gif: the name must end in .png"),
-        (["encode", "digits.npy", "pipe", "--model", "plain"], "pipe: is a device or a pipe; only a file can be"),
+        (
+            ["encode", "digits.npy", "pipe.npy", "--model", "plain"],
+            "pipe.npy: is a device or a pipe; only a file can be",
+        ),
         (["models", "--tls-ca", "none.pem"], "none.pem: No such file or directory"),
         (["models", "--tls-cert", "a.png"], "TLS: cert and key go together"),
         (["models", "--token-file", "none"], "none: No such file or directory"),
@@ -216,13 +229,17 @@ def test_an_error_is_one_line_and_code_1(run: Run, argv: Sequence[str], text: st
         + chunk(b"IHDR", struct.pack(">IIBBBBB", 1 << 16, 1 << 16, 8, 0, 0, 0, 0))
         + chunk(b"IDAT", b"")
     )
-    os.mkfifo("pipe")
+    os.mkfifo("pipe.npy")
+    Path("folder.npy").mkdir()
+    os.link("digits.npy", "link.npy")
+    before = {path: path.read_bytes() for path in Path().glob("*.[np][pn][yg]") if path.is_file()}
     code, out, err = run(*argv)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("hourglass: ")
     assert text in err
     assert not list(Path().glob("o.*"))
-    assert Path("pipe").is_fifo()
+    assert before == {path: path.read_bytes() for path in before}
+    assert Path("pipe.npy").is_fifo()
 
 
 def test_a_link_in_the_way_of_the_new_file_is_not_followed(
@@ -236,6 +253,20 @@ def test_a_link_in_the_way_of_the_new_file_is_not_followed(
     assert (code, "File exists" in err) == (1, True)
     assert (folder / "precious").read_text() == "precious"
     link.unlink()
+
+
+def test_pixels_to_255_that_are_not_uint8_are_told_and_sent_as_they_are(run: Run, service: FakeService) -> None:
+    np.save("floats.npy", DIGITS.astype(np.float32))
+    code, _, err = run("encode", "floats.npy", "latents.npy", "--model", "plain")
+    assert (code, err) == (
+        0,
+        "hourglass: warning: floats.npy: holds 255 as float32, and plain expects 0 to 1; only uint8 is scaled, so divide "
+        "by 255\n",
+    )
+    assert np.array_equal(np.load("latents.npy"), encode(DIGITS.astype(np.float32), 4))
+    np.save("noisy.npy", DIGITS / np.float32(255) * 3)
+    for name in ("digits.npy", "noisy.npy"):
+        assert run("encode", name, "latents.npy", "--model", "plain")[::2] == (0, "")
 
 
 def test_no_model_that_fits_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,6 +393,27 @@ def test_a_reader_that_leaves_early_is_no_error(address: str, folder: Path) -> N
         os.close(writer)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, "")
+
+
+def test_the_command_says_one_line_where_grpc_would_say_more() -> None:
+    """A handshake that fails is something that gRPC itself logs."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as plain:
+        answering = threading.Thread(target=plain.serve_forever)
+        answering.start()
+        try:
+            done = subprocess.run(
+                [
+                    sys.executable, "-c", "import sys, hourglass_command; sys.exit(hourglass_command.main())",
+                    "models", "--tls", "--timeout", "2", "--address", f"127.0.0.1:{plain.server_port}",
+                ],
+                capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+        finally:
+            plain.shutdown()
+            answering.join()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("hourglass: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_every_command_and_flag_has_help() -> None:

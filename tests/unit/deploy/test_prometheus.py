@@ -23,6 +23,7 @@ def rules(name: str) -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+TESTS = ("tests.yml", "tests_of_days.yml")
 ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
 
 
@@ -42,13 +43,14 @@ def promtool(*arguments: str) -> str:
 @needs_promtool
 def test_the_rules_pass_their_own_tests() -> None:
     promtool("check", "config", "prometheus.yml")
-    assert "SUCCESS" in promtool("test", "rules", "tests.yml")
+    assert "SUCCESS" in promtool("test", "rules", *TESTS)
 
 
 def test_every_alert_is_shown_to_fire_and_to_stay_silent() -> None:
     cases = [
         case
-        for test in yaml.safe_load((PROMETHEUS / "tests.yml").read_text())["tests"]
+        for name in TESTS
+        for test in yaml.safe_load((PROMETHEUS / name).read_text())["tests"]
         for case in test["alert_rule_test"]
     ]
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == set(ALERTS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.batcher import MAX_BACKGROUND_ROWS, MAX_OUTSTANDING_BATCHES, Batch, Batcher, Request
-from service.errors import Overloaded, TooLarge, Unavailable
+from service.errors import Overloaded, TooLarge
 
 
 def request(row_count: int = 1, *, operation: str = "encode", caller: str = "a", deadline: float = math.inf) -> Request:
@@ -226,15 +226,6 @@ def test_more_callers_than_rows_take_turns() -> None:
     assert [served[one] for one in requests] == [2, 2, 2, 2, 2]
 
 
-def test_after_refuse_what_waits_is_run_and_nothing_is_admitted() -> None:
-    subject, waits = batcher(), request()
-    subject.admit(waits, 0.0)
-    subject.refuse()
-    with pytest.raises(Unavailable):
-        subject.admit(request(), 0.0)
-    assert taken(subject.next_batch(0.0)) == {waits: 1}
-
-
 def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="max_batch_rows"):
         batcher(max_batch_rows=8, max_queue_rows=4)
@@ -404,7 +395,6 @@ class BatcherMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "subject"):
             return
-        self.subject.refuse()
         while True:
             while self.out:
                 self.answers.update(self.subject.complete(self.out.pop(), now=self.now, run_s=0.0))

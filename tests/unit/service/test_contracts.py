@@ -35,15 +35,16 @@ ALLOWED = {
         "stream_rpcs",
         "statuses",
         "server",
+        "introspection",
         "listener",
         "certificates",
         "security",
         "healthcheck",
         "tracing",
     },
-    "grpc_health": {"server", "healthcheck"},
-    "grpc_reflection": {"server", "listener"},
-    "onnxruntime": {"session"},
+    "grpc_health": {"server", "introspection", "healthcheck"},
+    "grpc_reflection": {"introspection"},
+    "onnxruntime": {"session", "devices"},
     "opentelemetry": {"tracing"},
     "torch": set(),
     "training": set(),
@@ -146,7 +147,12 @@ VALUES = {
     "otel_endpoint": ("http://a:1", "https://b:2"),
 }
 # What some settings are nothing without.
-WITH = {"tls_cert": {"tls_key": "1"}, "tls_key": {"tls_cert": "1"}, "tls_client_ca": {"tls_cert": "1", "tls_key": "1"}}
+WITH = {
+    "tls_cert": {"tls_key": "1"},
+    "tls_key": {"tls_cert": "1"},
+    "tls_client_ca": {"tls_cert": "1", "tls_key": "1"},
+    "tensorrt_cache": {"device": "tensorrt"},
+}
 
 
 def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
@@ -169,7 +175,13 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
         (["--max-queue-rows", "10"], {}, "--max-queue-rows: must be at least --max-batch-rows=256; got 10"),
         (["--workers", "none"], {}, "--workers: must be auto or a number from 1 to 256; got none"),
         (["--device", "gpu"], {}, "invalid choice: 'gpu'"),
-        ([], {"HOURGLASS_PORT": "many"}, "HOURGLASS_PORT: must be a int; got 'many'"),
+        (
+            ["--tensorrt-cache", "d", "--device", "cuda"],
+            {},
+            "--tensorrt-cache: needs --device tensorrt; got --device cuda",
+        ),
+        ([], {"HOURGLASS_PORT": "many"}, "HOURGLASS_PORT: must be a whole number; got 'many'"),
+        ([], {"HOURGLASS_DRAIN_S": "long"}, "HOURGLASS_DRAIN_S: must be a number; got 'long'"),
         ([], {"HOURGLASS_DEVICE": "gpu"}, "HOURGLASS_DEVICE: must be one of auto, cpu, cuda, tensorrt; got 'gpu'"),
         (["--versions", "newest"], {}, "--versions: must be all or latest:N with N at least 1; got newest"),
         (["--tls-cert", "c"], {}, "--tls-cert and --tls-key go together"),
@@ -209,7 +221,19 @@ def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
     shown = " ".join(capsys.readouterr().out.split())
     for setting in fields(settings.Settings):
         assert "--" + setting.name.replace("_", "-") in shown
-    assert shown.count("(default: ") == len(fields(settings.Settings))
+    assert shown.count("(default: ") == sum(setting.default != "" for setting in fields(settings.Settings))
+    assert "(default: )" not in shown
+
+
+def test_a_variable_that_nothing_reads_is_told_with_the_nearest_that_is_read() -> None:
+    read = {"HOURGLASS_" + setting.name.upper(): "" for setting in fields(settings.Settings)}
+    others = {"HOURGLASS_TOKEN": "", "HOURGLASS_ADDRESS": "", "HOURGLASS_DATA": "", "PATH": "", "XDG_CACHE_HOME": ""}
+    kubernetes = {"HOURGLASS_SERVICE_HOST": "", "HOURGLASS_PORT_50051_TCP": ""}
+    assert settings.unread(read | others | kubernetes) == {}
+    assert settings.unread(others | {"HOURGLASS_TOKENS_FILE": "t", "HOURGLASS_XYZ": "1"}) == {
+        "HOURGLASS_TOKENS_FILE": "HOURGLASS_TOKENS",
+        "HOURGLASS_XYZ": "",
+    }
 
 
 def test_the_servicer_has_every_rpc_of_the_contract() -> None:
@@ -234,7 +258,7 @@ def test_metric_names_are_the_contract() -> None:
             "rpc_requests", "rpc_duration_seconds", "rows", "phase_duration_seconds", "batch_rows",
             "batch_padding_rows", "queue_rows", "requests_in_flight", "rejected_requests", "model_info",
             "model_load_duration_seconds", "model_ready", "transport_info", "stream_messages", "reconstruction_error", "novel_rows",
-            "certificate_expiry_timestamp_seconds", "shadow_dropped_rows",
+            "certificate_expiry_timestamp_seconds", "shadow_dropped_rows", "store_calls", "store_read_bytes",
         )
     }  # fmt: skip
 

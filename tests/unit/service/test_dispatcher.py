@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.dispatcher import Dispatcher, Job, Outputs, Result
-from service.errors import Cancelled, DeadlineExceeded, Internal, Overloaded, ServiceError, Unavailable
+from service.errors import Cancelled, DeadlineExceeded, Internal, Overloaded, Retired, ServiceError
 from service.metrics import Metrics
 from service.tensors import Array, Rows
 
@@ -246,7 +246,7 @@ def test_close_runs_what_waits_and_refuses_the_rest(harness: Harness) -> None:
     while refused is None:  # until close has got as far as refusing
         try:
             futures.append(harness.submit(9.0)[1])
-        except Unavailable as error:
+        except Retired as error:
             refused = error
     harness.program.may_go.set()
     closer.join(WAIT_S)

@@ -43,7 +43,8 @@ import numpy as np
 from autoencoder.v1 import autoencoder_pb2 as pb
 from service import packages
 from service.calls import Method, perform
-from service.session import CPU, Device, OnnxSession
+from service.devices import CPU, Device
+from service.session import OnnxSession
 from tests import tiny
 from tests.chaos.memory import data_bytes
 

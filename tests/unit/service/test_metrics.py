@@ -1,14 +1,15 @@
-"""The histogram that takes many values."""
+"""The counter and the histogram that take many values."""
 
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
-from service.metrics import BulkHistogram
+from service.metrics import BulkCounter, BulkHistogram
 
 BUCKETS = (0.5, 1.0, 2.0)
 
@@ -32,22 +33,37 @@ def test_it_counts_as_the_library_does() -> None:
     assert registry.get_sample_value("ours_sum", {"name": "a"}) == pytest.approx(total, rel=1e-6)
 
 
-def test_no_value_is_lost_between_threads_and_scrapes() -> None:
+@pytest.mark.parametrize("kind", ["histogram", "counter"])
+def test_no_value_is_lost_between_threads_and_scrapes(kind: str) -> None:
     registry = CollectorRegistry()
-    series = BulkHistogram("ours", "Ours", (), BUCKETS, registry).labels()
+    if kind == "histogram":
+        name, add = "ours_count", partial(BulkHistogram("ours", "Ours", (), BUCKETS, registry).labels().observe, 0.1)
+    else:
+        name, add = "ours_total", partial(BulkCounter("ours", "Ours", (), registry).labels().inc, 1)
 
-    def observe() -> None:
+    def work() -> None:
         for _ in range(20_000):
-            series.observe(0.1)
+            add()
 
-    threads = [threading.Thread(target=observe) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        registry.get_sample_value("ours_count", {})
+        registry.get_sample_value(name, {})
     for thread in threads:
         thread.join()
-    assert registry.get_sample_value("ours_count", {}) == 80_000
+    assert registry.get_sample_value(name, {}) == 80_000
+
+
+def test_a_counter_adds_up_by_its_labels() -> None:
+    registry = CollectorRegistry()
+    rows = BulkCounter("rows", "Rows", ("model", "operation"), registry)
+    rows.labels("a", "encode").inc(3)
+    for _ in range(3000):
+        rows.labels("a", "encode").inc()
+    rows.labels("b", "encode").inc(7)
+    assert registry.get_sample_value("rows_total", {"model": "a", "operation": "encode"}) == 3003
+    assert registry.get_sample_value("rows_total", {"model": "b", "operation": "encode"}) == 7
 
 
 def test_an_infinite_value_is_counted_and_does_not_spoil_the_sum() -> None:

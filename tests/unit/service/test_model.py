@@ -337,7 +337,7 @@ def test_an_interpolation_that_a_stop_cuts_in_two_may_be_sent_elsewhere(
     assert session.entered.acquire(timeout=WAIT_S)
     closer = threading.Thread(target=model.close)
     closer.start()
-    while not model._closed:
+    while not model._dispatcher._closed:
         threading.Event().wait(0.001)
     session.may_go.set()
     closer.join(WAIT_S)

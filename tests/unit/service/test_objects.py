@@ -54,7 +54,13 @@ class Bucket:
         self.store = self.open()
 
     def open(self) -> ObjectStore:
-        store = open_store(URL, cache=str(self._folder / "cache"), timeout_s=5)
+        self.calls: list[tuple[bool, int]] = []
+        store = open_store(
+            URL,
+            cache=str(self._folder / "cache"),
+            timeout_s=5,
+            on_call=lambda well, read_bytes: self.calls.append((well, read_bytes)),
+        )
         assert isinstance(store, ObjectStore)
         store._fs = self.counted = Counted(store._fs)
         return store
@@ -106,6 +112,22 @@ def test_a_package_is_fetched_once_and_is_the_local_one(bucket: Bucket, tmp_path
     bucket.counted.read.clear()
     bucket.read()
     assert bucket.counted.read == ["model.json"]
+
+
+def test_each_call_is_told_with_what_it_read_and_whether_it_went_well(bucket: Bucket) -> None:
+    bucket.store.find()
+    bucket.read()
+    assert all(well for well, _ in bucket.calls)
+    assert sum(read_bytes for _, read_bytes in bucket.calls) == bucket.counted.read_bytes > 0
+    bucket.calls.clear()
+    with pytest.raises(PackageError, match="is not in"):
+        bucket.read(version=2)
+    assert bucket.calls == [(True, 0)], "that there is none is an answer"
+    bucket.calls.clear()
+    bucket.counted.away = True
+    with pytest.raises(PackageError, match="is away by the test"):
+        bucket.store.find()
+    assert bucket.calls == [(False, 0)]
 
 
 def test_a_package_that_was_replaced_is_fetched_again(bucket: Bucket) -> None:
@@ -292,5 +314,5 @@ def test_a_cache_that_others_can_write_to_is_refused(bucket: Bucket, tmp_path: P
     with pytest.raises(StartError, match="must be a directory of this user that no other can write to"):
         bucket.open()
     (tmp_path / "file").write_text("")
-    with pytest.raises(StartError, match=rf"--model-cache {tmp_path}/file: .* cannot be made: Not a directory"):
+    with pytest.raises(StartError, match=rf"--model-cache {tmp_path}/file: .* Not a directory"):
         open_store(URL, cache=str(tmp_path / "file"), timeout_s=1)

@@ -15,11 +15,11 @@ from prometheus_client import CollectorRegistry
 
 from autoencoder.v1 import autoencoder_pb2
 from service import packages
+from service.devices import CPU, Device
 from service.errors import InvalidArgument, NotFound, Retired, ServiceError, StartError, Unavailable
 from service.metrics import Metrics
 from service.plans import Plan, find
 from service.repository import Repository
-from service.session import CPU, Device
 from service.stores import Directory
 from tests import tiny
 
@@ -184,7 +184,7 @@ def test_a_fault_of_ours_costs_one_model_and_shows_its_traceback(
 
 
 def test_a_device_that_does_not_work_ends_the_start(tmp_path: Path) -> None:
-    pretended = Device(provider="CUDAExecutionProvider", name="cpu", providers=(CPU,))
+    pretended = Device(provider="CUDAExecutionProvider", name="cpu", providers=((CPU, {}),))
     repository = Repository(
         store=Directory(tmp_path),
         device=pretended,

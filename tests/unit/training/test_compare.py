@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.training.short import short_recipe
-from training import compare, train
+from training import compare, pictures, train
 from training.data import Dataset
 from training.runs import Run
 
@@ -48,6 +49,23 @@ def test_runs_of_different_procedures_can_be_compared(digit_runs: dict[str, Run]
     names = ["/".join(run.folder.parts[-2:]) for run in runs]
     assert drawn["joint"] == [f"{names[2]}, train", f"{names[2]}, validation"]
     assert drawn["layer 1"] == [f"{names[1]}, train", f"{names[1]}, validation"]
+
+
+def test_losses_that_fall_far_are_drawn_on_a_logarithm_with_ticks_written_out() -> None:
+    def log(first: float) -> list[dict[str, Any]]:
+        return [{"phase": "joint", "epoch": 1, "train_loss": first, "train_penalty": 0.0},
+                {"phase": "joint", "epoch": 2, "train_loss": 30.0, "train_penalty": 0.0}]  # fmt: skip
+
+    for first, scale in ((40.0, "linear"), (280.0, "log"), (28000.0, "log")):
+        figure = pictures.losses(log(first))
+        assert figure is not None
+        figure.draw_without_rendering()
+        (axis,) = figure.axes
+        assert axis.get_yscale() == scale
+        low, high = axis.get_ylim()
+        shown = [label.get_text() for label in axis.get_yticklabels() if low <= label.get_position()[1] <= high]
+        assert len(shown) >= 2
+        assert all(float(text) for text in shown)
 
 
 def test_the_log_as_tensorboard_events_and_again_after_a_rewind(digits: Dataset, tmp_path: Path) -> None:

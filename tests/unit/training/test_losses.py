@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from training import losses
 
@@ -33,3 +34,29 @@ def test_losses_keep_the_shape_of_pictures() -> None:
     outputs, targets = torch.rand(3, 4, 5), torch.rand(3, 4, 5)
     flat = losses.squared_error(outputs.flatten(1), targets.flatten(1))
     assert losses.squared_error(outputs, targets).item() == pytest.approx(flat.item())
+
+
+@pytest.mark.parametrize("spread", [0.01, 4.0, 60.0])
+def test_cross_entropy_and_its_gradient_are_those_of_pytorch(spread: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.rand(64, 28, 28, generator=generator)
+    targets[::2] = targets[::2].round()
+    logits = torch.randn(64, 28, 28, generator=generator) * spread
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss = losses.cross_entropy(ours, targets)
+    expected = functional.binary_cross_entropy_with_logits(theirs.double(), targets.double(), reduction="sum") / 64
+    (3 * loss).backward()  # type: ignore[no-untyped-call]
+    (3 * expected).backward()  # type: ignore[no-untyped-call]
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-8)
+
+
+def test_cross_entropy_of_half_precision_is_in_float32() -> None:
+    logits, targets = torch.randn(8, 5, dtype=torch.bfloat16, requires_grad=True), torch.rand(8, 5)
+    loss = losses.cross_entropy(logits, targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.dtype == torch.float32
+    assert logits.grad is not None
+    assert logits.grad.dtype == torch.bfloat16
