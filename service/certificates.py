@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.polling import Changes
@@ -115,7 +116,11 @@ def _load(cert: Path, key: Path, client_ca: Path | None) -> _Loaded:
         private_key = load_pem_private_key(key_content, password=None)
     except Exception as error:  # of several kinds, UnsupportedAlgorithm among them
         raise ValueError(f"{key}: is not a private key in PEM without a password: {error}") from error
-    if private_key.public_key() != chain_certificates[0].public_key():
+    try:
+        public_key = chain_certificates[0].public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{cert}: has a public key that cannot be used: {error}") from error
+    if private_key.public_key() != public_key:
         raise ValueError(f"{key}: is not the key of the first certificate in {cert}")
     expiry = {SERVER: _first_expiry(chain_certificates)}
     if expiry[SERVER] < time.time():
