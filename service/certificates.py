@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from service.polling import Changes
@@ -109,30 +110,36 @@ class Certificates:
 
 def _load(cert: Path, key: Path, client_ca: Path | None) -> _Loaded:
     """Raises OSError, or ValueError with the file and the rule."""
-    chain, chain_certificates = _certificates(cert)
+    chain, chain_certificates, chain_expiry = _certificates(cert)
     key_content = _content(key)
     try:
         private_key = load_pem_private_key(key_content, password=None)
     except Exception as error:  # of several kinds, UnsupportedAlgorithm among them
         raise ValueError(f"{key}: is not a private key in PEM without a password: {error}") from error
-    if private_key.public_key() != chain_certificates[0].public_key():
+    try:
+        public_key = chain_certificates[0].public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{cert}: has a public key that cannot be used: {error}") from error
+    if private_key.public_key() != public_key:
         raise ValueError(f"{key}: is not the key of the first certificate in {cert}")
-    expiry = {SERVER: _first_expiry(chain_certificates)}
+    expiry = {SERVER: chain_expiry}
     if expiry[SERVER] < time.time():
         raise ValueError(f"{cert}: has expired")
     roots = None
     if client_ca is not None:
-        roots, root_certificates = _certificates(client_ca)
-        expiry[CLIENT_CA] = _first_expiry(root_certificates)
+        roots, _, expiry[CLIENT_CA] = _certificates(client_ca)
     return _Loaded(key=key_content, chain=chain, client_ca=roots, expiry=expiry)
 
 
-def _certificates(path: Path) -> tuple[bytes, list[x509.Certificate]]:
+def _certificates(path: Path) -> tuple[bytes, list[x509.Certificate], float]:
+    """The content, what is in it, and the first expiry, in seconds since 1970."""
     content = _content(path)
     try:
-        return content, x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+        certificates = x509.load_pem_x509_certificates(content)
+        expiry = min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
+    except Exception as error:  # of several kinds, InvalidVersion among them
         raise ValueError(f"{path}: is not a certificate in PEM: {error}") from error
+    return content, certificates, expiry
 
 
 def _content(path: Path) -> bytes:
@@ -141,7 +148,3 @@ def _content(path: Path) -> bytes:
     if len(content) > _MAX_BYTES:
         raise ValueError(f"{path}: must have at most {_MAX_BYTES} bytes")
     return content
-
-
-def _first_expiry(certificates: list[x509.Certificate]) -> float:
-    return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)

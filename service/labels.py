@@ -72,8 +72,12 @@ def write(models: Path, name: str, labels: Labels) -> None:
 
 
 def text(labels: Labels) -> bytes:
-    """The content of the file."""
-    return (json.dumps({label: versions[:_MAX_HISTORY] for label, versions in sorted(labels.items())}) + "\n").encode()
+    """The content of the file. Raises PackageError where it would be too large to be read again."""
+    kept = {label: versions[:_MAX_HISTORY] for label, versions in sorted(labels.items())}
+    content = (json.dumps(kept) + "\n").encode()
+    if len(content) > MAX_BYTES:
+        raise PackageError(FILE, f"must have at most {MAX_BYTES} bytes; so many labels make {len(content)}")
+    return content
 
 
 def moved(labels: Labels, label: str, version: int) -> Labels:

@@ -46,7 +46,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     text = metadata.get(_FACTS, "{}")
     if metadata.get(_CHECKSUM) != _checksum(tensors, text):
         raise RunError(f"{path}: is not what was written: its checksum differs")
-    facts: dict[str, Any] = json.loads(text)
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: its facts are not JSON: {error}") from error
+    if not isinstance(facts, dict):
+        raise RunError(f"{path}: its facts must be a JSON object; got {type(facts).__name__}")
     return tensors, facts
 
 

@@ -18,7 +18,7 @@ def parse(text: str) -> tuple[str, Any]:
         raise RecipeError(f"--set: must be KEY=VALUE, such as network.latent=16; got {text!r}")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, value
 
 

@@ -23,6 +23,9 @@ Activation = Literal["linear", "relu", "sigmoid", "tanh"]
 
 NAME = r"^[a-z][a-z0-9-]{0,40}$"
 
+# Of a refusal: faults that it names, and characters that it shows of a key or a value.
+_MAX_FAULTS, _MAX_SHOWN = 20, 400
+
 _T = TypeVar("_T", bound=BaseModel)
 
 Positive = Annotated[float, Field(gt=0)]
@@ -341,7 +344,9 @@ def load(recipe: str, overrides: Iterable[tuple[str, Any]] = ()) -> Recipe:
         raise RecipeError(f"no recipe {recipe!r}: give a path to a .toml file or one of {', '.join(names())}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise RecipeError(f"{path.name}: is nested too deeply") from error
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise RecipeError(f"{path.name}: is not TOML: {error}") from error
     table.setdefault("name", path.stem)
     for key, value in overrides:
@@ -367,9 +372,16 @@ def _check(model: type[_T], table: dict[str, Any], where: str, parents: tuple[st
         raise RecipeError(
             f"{where}: holds a value that is neither number, text, truth value, array nor table"
         ) from error
+    except RecursionError as error:
+        raise RecipeError(f"{where}: is nested too deeply") from error
     except ValidationError as error:
         details = [{**detail, "loc": (*parents, *detail["loc"])} for detail in error.errors()]
-        raise RecipeError("\n".join(f"{where}: {_describe(detail)}" for detail in details)) from error
+        lines = [_describe(detail) for detail in details[:_MAX_FAULTS]]
+        if len(details) > _MAX_FAULTS:
+            lines.append(f"and {len(details) - _MAX_FAULTS} faults more")
+        raise RecipeError("\n".join(f"{where}: {line}" for line in lines)) from error
+    except ValueError as error:
+        raise RecipeError(f"{where}: holds a number of too many digits: {error}") from error
 
 
 def _apply(table: dict[str, Any], key: str, value: Any) -> None:
@@ -384,7 +396,7 @@ def _apply(table: dict[str, Any], key: str, value: Any) -> None:
 
 def _describe(detail: Any) -> str:
     # pydantic puts the chosen kind of a union into the path: network.dense.latent.
-    path = [str(part) for part in detail["loc"]]
+    path = [_shown(str(part)) for part in detail["loc"]]
     if len(path) > 1 and path[0] in ("network", "corruption", "penalty", "procedure"):
         del path[1]
     message = str(detail["msg"]).removeprefix("Value error, ")
@@ -392,4 +404,12 @@ def _describe(detail: Any) -> str:
         return message if not path or message.startswith(f"{path[0]}.") else f"{'.'.join(path)}.{message}"
     if detail["type"] == "extra_forbidden":
         message = "unknown key"
-    return f"{'.'.join(path)}: {message}; got {detail['input']!r}"
+    return f"{'.'.join(path)}: {message}; got {_cut(repr(detail['input']))}"
+
+
+def _shown(key: str) -> str:
+    return _cut(key if key.isprintable() else repr(key))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"

@@ -111,11 +111,16 @@ class AdminClient:
             raise from_rpc(error, address=self._address) from error
         except ValueError as error:
             raise (Closed("the client is closed") if self._closed else error) from error
-        return [_version(version) for version in response.versions]
+        return versions_of(response)
 
 
 def _model(name: str, version: int | str | None = None) -> autoencoder_pb2.ModelSelector:
     return autoencoder_pb2.ModelSelector(name=name, version="" if version is None else str(version))
+
+
+def versions_of(response: Any) -> list[ModelVersion]:
+    """What an answer tells; each kind of answer holds versions alike."""
+    return [_version(version) for version in response.versions]
 
 
 def _version(message: admin_pb2.ModelVersion) -> ModelVersion:

@@ -89,12 +89,18 @@ class Join:
         self._is_given = out is not None
 
     def put(self, start: int, stop: int, answer: Array) -> None:
-        if self._array is None:
+        # An array without rows may claim any shape for them.
+        if self._array is None and len(answer) == stop - start:
             self._array = np.empty((self._total, *answer.shape[1:]), answer.dtype.newbyteorder("="))
-        if len(answer) != stop - start or (answer.shape[1:] != self._array.shape[1:] and not self._is_given):
+        if (
+            self._array is None
+            or len(answer) != stop - start
+            or (answer.shape[1:] != self._array.shape[1:] and not self._is_given)
+        ):
+            row_shape = answer.shape[1:] if self._array is None else self._array.shape[1:]
             raise Internal(
                 f"the answer to {stop - start} rows has the shape {list(answer.shape)}, where "
-                f"{[stop - start, *self._array.shape[1:]]} was expected",
+                f"{[stop - start, *row_shape]} was expected",
                 reason="BAD_ANSWER",
             )
         if answer.shape[1:] != self._array.shape[1:]:

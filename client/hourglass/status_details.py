@@ -14,6 +14,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 
 METADATA_KEY = "grpc-status-details-bin"
 DOMAIN = "hourglass"
+# No server is waited for longer, whatever it says.
+_MAX_RETRY_AFTER_S = 86400.0
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
@@ -22,6 +24,7 @@ _Field = descriptor_pb2.FieldDescriptorProto
 class Details:
     reason: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    # 0 to a day.
     retry_after_s: float | None = None
 
 
@@ -90,5 +93,5 @@ def _parse(value: bytes) -> Details:
                 reason, metadata = info.reason, dict(info.metadata)
         elif kind == "google.rpc.RetryInfo":
             delay = _MESSAGES["RetryInfo"].FromString(detail.value).retry_delay
-            retry_after_s = delay.seconds + delay.nanos * 1e-9
+            retry_after_s = min(max(delay.seconds + delay.nanos * 1e-9, 0.0), _MAX_RETRY_AFTER_S)
     return Details(reason=reason, metadata=metadata, retry_after_s=retry_after_s)

@@ -24,6 +24,9 @@ _ANSWERS: dict[int, np.dtype[Any]] = {
     model_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
 }
 
+# What every numpy can hold.
+_MAX_DIMENSIONS = 32
+
 
 def check_rows(name: str, rows: npt.ArrayLike) -> Array:
     """The rows as an array that was not copied, or read, where it was an array already."""
@@ -58,9 +61,15 @@ def pack(array: Array, dtype: np.dtype[Any]) -> autoencoder_pb2.Tensor:
 def unpack(tensor: autoencoder_pb2.Tensor) -> Array:
     """A view of the tensor's bytes. Raises Internal where they do not fit its shape."""
     dtype, shape = _ANSWERS.get(tensor.dtype), tuple(tensor.shape)
-    if dtype is None or not shape or min(shape) < 0 or len(tensor.data) != math.prod(shape) * dtype.itemsize:
+    if (
+        dtype is None
+        or not 1 <= len(shape) <= _MAX_DIMENSIONS
+        or min(shape) < 1
+        or len(tensor.data) != math.prod(shape) * dtype.itemsize
+    ):
+        shown = f"{list(shape[:_MAX_DIMENSIONS])}{' and more' if len(shape) > _MAX_DIMENSIONS else ''}"
         raise Internal(
-            f"the answer holds a tensor that breaks the contract: dtype {tensor.dtype}, shape {list(shape)}, "
+            f"the answer holds a tensor that breaks the contract: dtype {tensor.dtype}, shape {shown}, "
             f"{len(tensor.data)} bytes",
             reason="BAD_ANSWER",
         )

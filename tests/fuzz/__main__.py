@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="targets:\n"
-        + "\n".join(f"  {name:10} {(targets.load(name).__doc__ or '').splitlines()[0]}" for name in targets.NAMES)
+        + "\n".join(f"  {name:12} {(targets.load(name).__doc__ or '').splitlines()[0]}" for name in targets.NAMES)
         + "\n\nAn input that breaks a property is written to --artifacts; mend the fault, and put the input into "
         "tests/fuzz/corpus/TARGET/.",
     )
@@ -35,6 +36,7 @@ def main() -> int:
         print("needs atheris: pip install 'hourglass[fuzz]' (Linux on x86-64, Python 3.11 to 3.13)", file=sys.stderr)
         return 2
     if arguments.keep:
+        logging.disable()  # what inputs make the service say
         keeping.seed()
     failed = False
     print("| target | s | inputs | inputs a second | found |\n|---|---|---|---|---|", flush=True)

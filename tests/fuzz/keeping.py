@@ -1,4 +1,4 @@
-"""Which inputs are worth keeping: the shortest that together reach all lines of `service/` that any of them reaches."""
+"""Which inputs are worth keeping: the shortest that together reach all lines of ours that any of them reaches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.fuzz import driver, targets
 
-_SERVICE = str(driver.ROOT / "service") + "/"
+_OURS = tuple(f"{driver.ROOT / folder}/" for folder in ("service", "training", "client/hourglass"))
 
 Arc = tuple[str, int, int]
 
@@ -52,7 +52,7 @@ def _arcs(one: Callable[[bytes], None], data: bytes) -> set[Arc]:
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         file = frame.f_code.co_filename
-        if not file.startswith(_SERVICE):
+        if not file.startswith(_OURS):
             return None
         if event == "line":
             arcs.add((file, last.get(id(frame), 0), frame.f_lineno))

@@ -10,11 +10,14 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-NAMES = ("tensors", "requests", "stream", "inference", "manifest", "golden", "graph", "labels", "tokens")
+NAMES = (
+    "tensors", "requests", "stream", "inference", "admin", "answers", "manifest", "golden", "graph", "labels", "tokens",
+    "certificates", "recipes", "checkpoints",
+)  # fmt: skip
 
 # Whose coverage leads the fuzzer: what is fuzzed; and libraries in Python that it reads with, which take seconds to
 # prepare.
-OWN = ("service", "tests.fuzz.targets")
+OWN = ("service", "training", "hourglass", "tests.fuzz.targets")
 LIBRARIES = (
     "google.protobuf.json_format",
     "google.protobuf.internal.well_known_types",

@@ -141,6 +141,13 @@ def test_details_are_those_of_googles_own_messages(reason: str, metadata: dict[s
     assert isinstance(status_details.parse([("grpc-status-details-bin", value[: -cut - 1])]), status_details.Details)
 
 
+@pytest.mark.parametrize(("seconds", "waited"), [(2, 2.0), (-5, 0.0), (2**62, 86400.0)])
+def test_no_server_makes_one_wait_for_more_than_a_day(seconds: int, waited: float) -> None:
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.seconds = seconds
+    assert status_details.parse([("grpc-status-details-bin", rich_status(retry))]).retry_after_s == waited
+
+
 def test_a_server_without_the_service_is_named(connect: Connect) -> None:
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -158,6 +165,9 @@ BAD_ANSWERS = [
     pb.EncodeResponse(latents=pb.Tensor(dtype=1, shape=[-2, -2], data=bytes(16))),  # type: ignore[arg-type]
     pb.EncodeResponse(latents=pb.Tensor(dtype=3, shape=[2, 2], data=bytes(4))),  # type: ignore[arg-type]
     pb.EncodeResponse(latents=pb.Tensor(dtype=77, shape=[2, 2], data=bytes(4))),  # type: ignore[arg-type]
+    pb.EncodeResponse(latents=pb.Tensor(dtype=1, shape=[0, 2**40])),  # type: ignore[arg-type]
+    pb.EncodeResponse(latents=pb.Tensor(dtype=1, shape=[2, 0, 2**62, 2**62])),  # type: ignore[arg-type]
+    pb.EncodeResponse(latents=pb.Tensor(dtype=1, shape=[2] + [1] * 300, data=bytes(8))),  # type: ignore[arg-type]
 ]
 
 
@@ -169,6 +179,7 @@ def test_an_answer_that_breaks_the_contract_is_an_error(
     error = caught_from(connect, None)
     assert isinstance(error, hourglass.Internal)
     assert error.reason == "BAD_ANSWER"
+    assert len(str(error)) < 1024
 
 
 def test_bytes_that_are_no_answer_are_an_error(connect: Connect) -> None:

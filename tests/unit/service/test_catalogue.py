@@ -266,6 +266,16 @@ def test_labels_that_cannot_be_kept_do_not_move(make: Make) -> None:
     assert subject.labels == {}
 
 
+def test_no_more_labels_are_kept_than_can_be_read_again(make: Make) -> None:
+    subject = make(1)
+    # 64 bytes each, of 65,536.
+    many = {f"{'x' * 50}-{number:04}": [1] for number in range(1023)}
+    label_files.write(subject.models, "tiny", many)
+    with pytest.raises(Conflict, match=r"tiny: labels.json: must have at most 65536 bytes; so many labels"):
+        subject.catalogue.label("tiny", "y" * 63, "1")
+    assert label_files.read(subject.models, "tiny") == many
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"stable": 1}', '{"stable": []}', '{"Stable": [1]}', '{"a": [true]}'])
 def test_a_file_of_labels_that_is_none_is_refused_with_the_rule(make: Make, content: str) -> None:
     subject = make(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -120,6 +121,8 @@ def test_files_that_are_still_being_written_are_waited_for(files: Files) -> None
         ("no-certificate", "is not a certificate in PEM"),
         ("no-key", "is not a private key in PEM without a password"),
         ("other-key", "is not the key of the first certificate in"),
+        ("no-such-version", "server.pem: is not a certificate in PEM: 125 is not a valid X509 version"),
+        ("unknown-key", "server.pem: has a public key that cannot be used: Unknown key type"),
         ("no-roots", "clients.pem: is not a certificate in PEM"),
         ("expired", "server.pem: has expired"),
         ("huge", "must have at most"),
@@ -138,6 +141,17 @@ def test_files_that_cannot_be_used_are_named(files: Files, broken: str, says: st
             files.key.write_text("x")
         case "other-key":
             files.key.write_bytes(authority.issue_cert("localhost").private_key_pem.bytes())
+        case "no-such-version":
+            der = ssl.PEM_cert_to_DER_cert(files.cert.read_text())
+            versioned = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x7d", 1)
+            assert versioned != der
+            files.cert.write_text(ssl.DER_cert_to_PEM_cert(versioned))
+        case "unknown-key":
+            der = ssl.PEM_cert_to_DER_cert(files.cert.read_text())
+            # id-ecPublicKey, 1.2.840.10045.2.1, changed to one that nobody knows.
+            unknown = der.replace(b"\x2a\x86\x48\xce\x3d\x02\x01", b"\x2a\x86\x48\xce\x3d\x02\x7f")
+            assert unknown != der
+            files.cert.write_text(ssl.DER_cert_to_PEM_cert(unknown))
         case "no-roots":
             files.ca.write_text("")
         case "huge":

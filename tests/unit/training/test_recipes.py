@@ -126,6 +126,26 @@ def test_a_recipe_may_be_a_file_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 3000, "nested too deeply"),
+        (".".join("a" * 3000) + " = 1", "nested too deeply"),
+        ("seed = " + "9" * 5000, "is not TOML: .*digits"),
+        ("seed = 0x" + "f" * 8000, "too many digits"),
+        ("seed = 0x" + "f" * 3000, r"seed: Input should be less than .*; got [0-9]{400}…"),
+        ('"a\\nb" = 1', r"mine.toml: 'a\\nb': unknown key; got 1"),
+        ("\n".join(f"a{i} = 1" for i in range(900)), "and 885 faults more"),
+    ],
+)
+def test_no_text_of_a_recipe_is_too_odd_to_be_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=words) as caught:
+        recipes.load(str(path))
+    assert len(str(caught.value)) < 20_000
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("network.latent=16", ("network.latent", 16)),
@@ -133,6 +153,8 @@ def test_a_recipe_may_be_a_file_anywhere(tmp_path: Path) -> None:
         ("network.tied=true", ("network.tied", True)),
         ("data.name=digits", ("data.name", "digits")),
         ('corruption={kind="none"}', ("corruption", {"kind": "none"})),
+        ("seed=" + "9" * 5000, ("seed", "9" * 5000)),
+        ("a=" + "[" * 3000, ("a", "[" * 3000)),
     ],
 )
 def test_an_override_is_toml_or_text(text: str, expected: tuple[str, object]) -> None:
