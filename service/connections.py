@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import socket
 import struct
 import time
@@ -17,6 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 _OPEN_FILES = Path("/proc/self/fd")
+# While grpc has yet to accept somebody, of which the kernel tells nobody but the one who does it.
 _LOOK_S = 0.01
 # From Linux's asm-generic/socket.h and filter.h: a program of one step, which keeps nothing of a packet.
 _SO_ATTACH_FILTER = 26
@@ -32,20 +34,41 @@ def end(port: int, patience_s: float) -> None:
     until = time.monotonic() + patience_s
     while True:
         with ExitStack() as stack:
-            open_ones = 0
-            for held in _sockets(port):
-                stack.enter_context(held)
-                # It may be gone by now: then there is nothing to do.
+            held = [stack.enter_context(one) for one in _sockets(port)]
+            listeners = [one for one in held if _is_listener(one)]
+            for listener in listeners:
                 with suppress(OSError):
-                    if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                        _deafen(held)
-                    else:
-                        # Read as the end of what its client sends.
-                        held.shutdown(socket.SHUT_RD)
-                        open_ones += 1
-        if not open_ones or time.monotonic() >= until:
-            return
-        time.sleep(_LOOK_S)
+                    _deafen(listener)
+            someone_waits = any(_state(listener, select.POLLIN) for listener in listeners)
+            open_ones = [one for one in held if one not in listeners and not _state(one, 0)]
+            for one in open_ones:
+                # It may be gone by now: then there is nothing to do. Read as the end of what its client sends.
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RD)
+            left_s = until - time.monotonic()
+            if not (open_ones or someone_waits) or left_s <= 0:
+                return
+            _wait_for_one(open_ones, min(left_s, _LOOK_S) if someone_waits else left_s)
+
+
+def _state(held: socket.socket, events: int) -> int:
+    """What of `events` is so now; POLLHUP, for which nobody need ask, where a connection is shut in both directions,
+    as grpc does before it closes one: it shows on a duplicate too."""
+    poll = select.poll()
+    poll.register(held, events)
+    return sum(event for _, event in poll.poll(0))
+
+
+def _wait_for_one(open_ones: list[socket.socket], patience_s: float) -> None:
+    """Until one of them is shut."""
+    poll = select.poll()
+    for one in open_ones:
+        poll.register(one, 0)
+    poll.poll(patience_s * 1000)
+
+
+def _is_listener(held: socket.socket) -> bool:
+    return bool(held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _deafen(listener: socket.socket) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import socket
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,6 +106,11 @@ def unix_listener(path: Path) -> socket.socket:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        # Thread.start waits until the thread says that it runs, for ever where memory ends before it can say so; then
+        # nobody would be answered any more, and the process could not stop.
+        start_new_thread(self.process_request_thread, (request, client_address))
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass  # a client that went away is no event

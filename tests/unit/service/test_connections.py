@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
 
 import pytest
@@ -41,3 +42,49 @@ def test_where_all_is_closed_nothing_is_waited_for() -> None:
         connections.end(listener.getsockname()[1], patience_s=30)
         connections.end(0, patience_s=30)
         assert time.monotonic() - began < 10
+
+
+def test_a_connection_that_its_owner_shuts_is_waited_for_and_no_longer() -> None:
+    """It is not closed yet: that it is shut is enough, as nobody can be answered on it any more."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname(), timeout=10),
+        socket.create_connection(listener.getsockname(), timeout=10),
+    ):
+        shut: list[str] = []
+
+        def own(one: socket.socket) -> None:
+            assert one.recv(1) == b""
+            shut.append("shut")
+            one.shutdown(socket.SHUT_RDWR)
+
+        with listener.accept()[0] as first, listener.accept()[0] as second:
+            owners = [threading.Thread(target=own, args=(one,), daemon=True) for one in (first, second)]
+            for owner in owners:
+                owner.start()
+            began = time.monotonic()
+            connections.end(listener.getsockname()[1], patience_s=30)
+            assert time.monotonic() - began < 10
+            assert shut == ["shut", "shut"]
+            for owner in owners:
+                owner.join(10)
+
+
+def test_somebody_whom_nobody_has_accepted_yet_is_cut_off_when_he_is() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname(), timeout=10),
+    ):
+        ending = threading.Thread(target=connections.end, args=(listener.getsockname()[1], 30), daemon=True)
+        ending.start()
+        assert not _ends_within(ending, 0.1)
+        with listener.accept()[0] as accepted:
+            accepted.settimeout(10)
+            assert accepted.recv(1) == b""
+            accepted.shutdown(socket.SHUT_RDWR)
+            assert _ends_within(ending, 10)
+
+
+def _ends_within(thread: threading.Thread, patience_s: float) -> bool:
+    thread.join(patience_s)
+    return not thread.is_alive()
