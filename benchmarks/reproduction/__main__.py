@@ -21,6 +21,7 @@ import torch
 from benchmarks.reproduction import page, rows
 from benchmarks.reproduction.bench import Bench, say
 from benchmarks.reproduction.results import FOLDER, Results, record
+from training import devices
 from training.errors import TrainingError
 
 CACHE = Path("build") / "reproduction"
@@ -41,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--protocol", choices=rows.PROTOCOLS, help="default: both, where a row has both")
     run.add_argument("--data-dir", type=Path, metavar="DIR", help="a folder of IDX files (default: $HOURGLASS_DATA)")
     run.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
+    run.add_argument(
+        "--device", choices=devices.DEVICE_NAMES, default="auto", help="where networks are trained (default: auto)"
+    )
     run.add_argument("--again", action="store_true", help="run trials again that are there")
     run.add_argument(
         "--no-cache", action="store_true", help=f"pretrain anew; otherwise layers are kept in {CACHE} and used again"
@@ -76,6 +80,7 @@ def show(results: Results) -> None:
 
 
 def run_rows(results: Results, options: argparse.Namespace) -> None:
+    device = devices.choose(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
     every = [row.name for group in rows.groups() for row in group.rows]
@@ -90,11 +95,13 @@ def run_rows(results: Results, options: argparse.Namespace) -> None:
                     print(f"{row.name}, {protocol}, seed {seed}: is there", file=sys.stderr)
                     continue
                 say(f"{row.name}, {protocol}, seed {seed}")
-                bench = Bench(seed=seed, data_dir=options.data_dir, cache=None if options.no_cache else CACHE)
+                bench = Bench(
+                    seed=seed, data_dir=options.data_dir, cache=None if options.no_cache else CACHE, device=device
+                )
                 torch.manual_seed(seed)
                 started_s = time.monotonic()
                 outcome = trial(bench)
-                results.add(record(row.name, protocol, seed, outcome, time.monotonic() - started_s))
+                results.add(record(row.name, protocol, seed, outcome, time.monotonic() - started_s, device))
                 print(f"{row.name}, {protocol}, seed {seed}: {row.metric} {outcome.figures[row.metric]:{row.form}}")
 
 

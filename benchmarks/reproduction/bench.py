@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +47,24 @@ class Outcome:
 class Bench:
     seed: int
     data_dir: Path | None
-    # Pretrained layers by the hash of what made them; None keeps none.
+    # Pretrained layers, on the CPU, by the hash of what made them; None keeps none.
     cache: Path | None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def dataset(self, name: str) -> Dataset:
         """50,000 rows to train on, 10,000 to choose by, 10,000 to judge by."""
         return data.load(name, folder=self.data_dir, validation_share=VALIDATION_SHARE, seed=SPLIT_SEED)
 
-    def generator(self, purpose: int = 0) -> Generator:
-        return Generator().manual_seed(1000 * self.seed + purpose)
+    def generator(self, purpose: int = 0, device: torch.device | None = None) -> Generator:
+        """On the bench's device, unless told another: what it is given to computes where it is."""
+        return Generator(device or self.device).manual_seed(1000 * self.seed + purpose)
 
     def cached(self, key: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], float]:
         """The tensors that `make` returns, and the seconds it took now or when they were made by the same `key`."""
         if self.cache is None:
             started_s = time.monotonic()
             return make(), time.monotonic() - started_s
-        text = json.dumps({**key, "seed": self.seed}, sort_keys=True)
+        text = json.dumps({**key, "seed": self.seed, "device": self.device.type}, sort_keys=True)
         path = self.cache / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
         if not path.exists():
             started_s = time.monotonic()
@@ -78,10 +80,6 @@ class Bench:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return tensors, float(metadata["seconds"])
-
-
-def seed_everything(seed: int) -> None:
-    torch.manual_seed(seed)
 
 
 def progress(name: str, epochs: int) -> tqdm[int]:

@@ -64,9 +64,10 @@ class Classifier(nn.Module):
 
 def error_percent(classifier: Classifier, rows: Tensor, labels: Tensor) -> float:
     """Of rows [B, H, W] with labels [B]: how many in a hundred get another label."""
+    device = classifier.output.weight.device
     with torch.no_grad():
         misses = sum(
-            int((classifier(chunk.flatten(1)).argmax(1) != wanted).sum())
+            int((classifier(chunk.to(device).flatten(1)).argmax(1) != wanted.to(device)).sum())
             for chunk, wanted in zip(
                 torch.split(rows, _EVALUATION_ROWS), torch.split(labels, _EVALUATION_ROWS), strict=True
             )
@@ -78,14 +79,20 @@ def augment(settings: FineTuning, rows: Tensor, generator: Generator) -> Tensor:
     """Rows [B, H, W] as the settings move and turn them, each otherwise."""
     if settings.turn_degrees:
         most = math.radians(settings.turn_degrees)
-        rows = rotate(rows, most * (2 * torch.rand(len(rows), generator=generator) - 1))
+        rows = rotate(rows, most * (2 * torch.rand(len(rows), generator=generator, device=rows.device) - 1))
     if settings.shift_pixels:
         rows = shift(rows, settings.shift_pixels, generator)
     return rows
 
 
 def fine_tune(settings: FineTuning, classifier: Classifier, dataset: Dataset, generator: Generator) -> Figures:
-    """Trains `classifier` and leaves it at the epoch with the least validation error; test rows are touched once."""
+    """Trains `classifier` and leaves it at the epoch with the least validation error; test rows are touched once.
+
+    Computes, and leaves the classifier, on the generator's device.
+    """
+    device = generator.device
+    classifier.to(device)
+    dataset = dataset.to(device)
     rows, labels = dataset.train_rows, dataset.train_labels
     optimiser = torch.optim.SGD(
         classifier.parameters(),
@@ -97,7 +104,7 @@ def fine_tune(settings: FineTuning, classifier: Classifier, dataset: Dataset, ge
     step_count = settings.epochs * math.ceil(len(rows) / settings.batch_rows)
     best, best_epoch, best_state, step = math.inf, 0, copy.deepcopy(classifier.state_dict()), 0
     for epoch in progress("fine-tuning", settings.epochs):
-        for indices in torch.split(torch.randperm(len(rows), generator=generator), settings.batch_rows):
+        for indices in torch.split(torch.randperm(len(rows), generator=generator, device=device), settings.batch_rows):
             if settings.schedule == "cosine":
                 for group in optimiser.param_groups:
                     group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / step_count)) / 2

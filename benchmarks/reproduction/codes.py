@@ -67,7 +67,12 @@ def code_trial(data: str, kind: str) -> Trial:
         figures: Figures = {}
         for count in LABELS_A_CLASS:
             figures[f"accuracy_{count * dataset.class_count}_labels"] = few_labels(
-                train, dataset.train_labels, test, dataset.test_labels, count, bench.generator(200 + count)
+                train,
+                dataset.train_labels,
+                test,
+                dataset.test_labels,
+                count,
+                bench.generator(200 + count, torch.device("cpu")),
             )
             say(f"{data} {kind}: {figures}")
         figures |= code_metrics(train[:PROBE_ROWS], dataset.train_labels[:PROBE_ROWS], test, dataset.test_labels)
@@ -103,10 +108,10 @@ def network_error(settings: Pretraining) -> Callable[[Tensor, Bench], Encoder]:
         network = train_network(settings, rows.flatten(1), bench.generator(300), "novelty")
 
         def error(test: Tensor) -> Tensor:
-            flat = test.flatten(1)
+            flat = test.flatten(1).to(bench.device)
             with torch.no_grad():
                 logits = network.logits(network.encode(flat))
-            return functional.binary_cross_entropy_with_logits(logits, flat, reduction="none").sum(1)
+            return functional.binary_cross_entropy_with_logits(logits, flat, reduction="none").sum(1).cpu()
 
         return error
 

@@ -46,16 +46,17 @@ def trial(bench: Bench) -> Outcome:
     """Trained at once from Glorot's initialisation; nothing is chosen, so that all 60,000 rows are trained on."""
     settings = Settings()
     whole = bench.dataset("mnist")
-    rows = torch.cat([whole.train_rows, whole.validation_rows])
-    network = networks.build(NETWORK, whole.row_shape)
+    rows = torch.cat([whole.train_rows, whole.validation_rows]).to(bench.device)
+    network = networks.build(NETWORK, whole.row_shape).to(bench.device)
     generator = bench.generator()
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     step_count = settings.epochs * math.ceil(len(rows) / settings.batch_rows)
     warmup_steps = settings.warmup_share * step_count
     step = 0
     for epoch in progress("deep", settings.epochs):
-        total = torch.zeros(())
-        for indices in torch.split(torch.randperm(len(rows), generator=generator), settings.batch_rows):
+        total = torch.zeros((), device=bench.device)
+        order = torch.randperm(len(rows), generator=generator, device=bench.device)
+        for indices in torch.split(order, settings.batch_rows):
             factor = min((step + 1) / warmup_steps, (1 + math.cos(math.pi * step / step_count)) / 2)
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * factor
@@ -69,7 +70,7 @@ def trial(bench: Bench) -> Outcome:
             total += loss.detach() * (len(indices) / len(rows))
             step += 1
         say(f"deep epoch {epoch + 1}/{settings.epochs} training squared error {float(total):.3f}")
-    network.eval()
+    network.eval().cpu()
     figures = pictures(reconstruct(network, whole.test_rows), whole.test_rows)
     figures["last_epoch_training_error"] = float(total)
     return Outcome(figures=figures, settings={**asdict(settings), "network": NETWORK.model_dump(mode="json")})

@@ -24,7 +24,7 @@ def trial(level: float) -> Trial:
 
         dataset = bench.dataset("mnist")
         rows = dataset.test_rows
-        noisy = gaussian(rows, level, bench.generator(400))
+        noisy = gaussian(rows, level, bench.generator(400, torch.device("cpu")))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         encoder, decoder = (

@@ -6,6 +6,7 @@ epochs less for the same objective. Shape legend: B rows, N inputs, L units.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -51,31 +52,37 @@ def corrupt(settings: Pretraining, rows: Tensor, generator: Generator) -> Tensor
         case "salt-and-pepper":
             return corruption.salt_and_pepper(rows, settings.level, generator)
         case "gaussian":  # the papers add it and do not clip
-            return rows + settings.level * torch.randn(rows.shape, generator=generator)
+            return rows + settings.level * torch.randn(rows.shape, generator=generator, device=rows.device)
         case _:
             return rows
 
 
 def train_layer(settings: Pretraining, rows: Tensor, generator: Generator, name: str) -> dict[str, Tensor]:
-    """Weight [L, N] and bias [L] of the encoder of `train_network`."""
-    return dict(train_network(settings, rows, generator, name).encoder[0].state_dict())
+    """Weight [L, N] and bias [L] of the encoder of `train_network`, on the CPU."""
+    return on_cpu(train_network(settings, rows, generator, name).encoder[0])
 
 
 def train_network(settings: Pretraining, rows: Tensor, generator: Generator, name: str) -> DenseAutoencoder:
-    """A sigmoid layer [N] -> [L] trained on rows [B, N] in 0..1; the decoder is its transpose with its own bias."""
+    """A sigmoid layer [N] -> [L] trained on rows [B, N] in 0..1; the decoder is its transpose with its own bias.
+
+    Trained, and left, on the generator's device.
+    """
+    device = generator.device
+    rows = rows.to(device)
     recipe = recipes.Dense(
         kind="dense", latent=settings.units, latent_activation="sigmoid", output_activation="sigmoid", tied=True
     )
     network = networks.build(recipe, (rows.shape[1],))
     assert isinstance(network, DenseAutoencoder), "a dense recipe; this is a bug"
+    network.to(device)
     if settings.offset:
         begin_at_mean(network, rows, settings.offset)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     step_count = settings.epochs * math.ceil(len(rows) / settings.batch_rows)
     step = 0
     for epoch in progress(name, settings.epochs):
-        total = torch.zeros(())
-        for indices in torch.split(torch.randperm(len(rows), generator=generator), settings.batch_rows):
+        total = torch.zeros((), device=device)
+        for indices in torch.split(torch.randperm(len(rows), generator=generator, device=device), settings.batch_rows):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / step_count)) / 2
             batch = rows[indices]
@@ -115,10 +122,11 @@ def objective(settings: Pretraining, network: DenseAutoencoder, batch: Tensor, g
 def pretrain(bench: Bench, data: str, rows: Tensor, layers: list[Pretraining]) -> tuple[list[nn.Linear], float]:
     """One layer after another, each on the clean output of those below; kept by `bench`. Rows [B, N].
 
-    Gives the layers and the seconds that were not spent now, because layers were there already.
+    Gives the layers, on the CPU, and the seconds that were not spent now, because layers were there already.
     """
     trained: list[nn.Linear] = []
     cached_s = 0.0
+    rows = rows.to(bench.device)
     for index in range(len(layers)):
         inputs, settings = rows, layers[index]
         torch.manual_seed(1000 * bench.seed + index)
@@ -131,8 +139,12 @@ def pretrain(bench: Bench, data: str, rows: Tensor, layers: list[Pretraining]) -
         trained.append(layer)
         cached_s += spent_s
         if index + 1 < len(layers):
-            rows = encode(layer, inputs)
+            rows = encode(copy.deepcopy(layer).to(bench.device), inputs)
     return trained, cached_s
+
+
+def on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in module.state_dict().items()}
 
 
 def encode(layer: nn.Linear, rows: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from benchmarks.training import processor
 
 FOLDER = Path(__file__).parent / "results"
 _DIGITS = 6
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,10 @@ class Results:
         part.replace(self.folder / f"{record.row}.json")
 
 
-def record(row: str, protocol: Protocol, seed: int, outcome: Outcome, seconds: float) -> Record:
+def record(
+    row: str, protocol: Protocol, seed: int, outcome: Outcome, seconds: float, device: torch.device = _CPU
+) -> Record:
+    gpu = f"{torch.cuda.get_device_name(device)}; " if device.type == "cuda" else ""
     return Record(
         row=row,
         protocol=protocol,
@@ -73,7 +77,7 @@ def record(row: str, protocol: Protocol, seed: int, outcome: Outcome, seconds: f
         settings=outcome.settings,
         seconds=round(seconds + outcome.cached_s, 1),
         command=f"python -m benchmarks.reproduction run {row} --protocol {protocol} --seeds {seed}",
-        hardware=f"{processor()}, {os.cpu_count()} cores; threads: {torch.get_num_threads()}",
+        hardware=f"{gpu}{processor()}, {os.cpu_count()} cores; threads: {torch.get_num_threads()}",
         versions=f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}, "
         f"scikit-learn {importlib.metadata.version('scikit-learn')}",
         date=f"{datetime.now(UTC):%Y-%m-%d}",

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from benchmarks.reproduction.bench import Bench, Outcome, progress, say
 from benchmarks.reproduction.classifier import Classifier, FineTuning, error_percent, fine_tune
-from benchmarks.reproduction.layers import encode
+from benchmarks.reproduction.layers import encode, on_cpu
 from benchmarks.reproduction.rows import Group, Paper, Row
 from training import losses, networks, penalties, recipes
 from training.networks import DenseAutoencoder
@@ -46,16 +46,19 @@ class SparseLayer:
 
 def train_layer(settings: SparseLayer, rows: Tensor, generator: Generator, name: str) -> dict[str, Tensor]:
     """Weight [L, N] and bias [L] of a sigmoid layer of rows [B, N] in 0..1; the decoder has weights of its own."""
+    device = generator.device
+    rows = rows.to(device)
     recipe = recipes.Dense(
         kind="dense", latent=settings.units, latent_activation="sigmoid", output_activation="sigmoid"
     )
     network = networks.build(recipe, (rows.shape[1],))
     assert isinstance(network, DenseAutoencoder), "a dense recipe; this is a bug"
+    network.to(device)
     weights = [parameter for parameter in network.parameters() if parameter.ndim == 2]
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     step_count, step = settings.epochs * math.ceil(len(rows) / settings.batch_rows), 0
     for epoch in progress(name, settings.epochs):
-        for indices in torch.split(torch.randperm(len(rows), generator=generator), settings.batch_rows):
+        for indices in torch.split(torch.randperm(len(rows), generator=generator, device=device), settings.batch_rows):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / step_count)) / 2
             batch = rows[indices]
@@ -69,7 +72,7 @@ def train_layer(settings: SparseLayer, rows: Tensor, generator: Generator, name:
             optimiser.step()
             step += 1
         say(f"{name} epoch {epoch + 1}/{settings.epochs} objective {float(loss.detach()):.3f}")
-    return dict(network.encoder[0].state_dict())
+    return on_cpu(network.encoder[0])
 
 
 def fit_softmax(output: nn.Linear, codes: Tensor, labels: Tensor) -> None:

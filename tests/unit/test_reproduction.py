@@ -22,6 +22,7 @@ from benchmarks.reproduction.rows import Group, Paper, Row
 from benchmarks.reproduction.svm import rbf
 from training import networks, recipes
 from training.data import Dataset
+from training.world import World
 
 EVERY = [row for group in rows.groups() for row in group.rows]
 
@@ -289,7 +290,10 @@ def test_every_keras_trial_is_a_recipe_that_training_takes(monkeypatch: pytest.M
     taken: list[recipes.Recipe] = []
     for one in keras_series.group().rows:
 
-        def train(recipe: recipes.Recipe, data: object, runs: Path, metric: str = one.metric) -> Evaluated:
+        def train(
+            recipe: recipes.Recipe, data: object, runs: Path, *, world: World, metric: str = one.metric
+        ) -> Evaluated:
+            assert world.device.type == "cpu"
             networks.build(recipe.network, (28, 28))
             taken.append(recipe)
             return Evaluated(metric)
