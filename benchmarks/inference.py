@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.load import ROOT
 from benchmarks.report import DOCUMENT, hardware
-from benchmarks.subjects import latest
+from benchmarks.subjects import bare_session, latest
 from service import packages
 from service.devices import Device, choose_device
 from service.packages import Package
@@ -41,9 +41,7 @@ Encode = Callable[[Rows], Rows]
 
 def bare_onnxruntime(package: Package, device: Device, threads: int) -> Encode:
     """From numpy to numpy, with the device's options."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(package.encoder, options, providers=list(device.providers))
+    session = bare_session(package.encoder, threads, device)
     name = session.get_inputs()[0].name
 
     def encode(rows: Rows) -> Rows:

@@ -23,11 +23,13 @@ from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1 import model_pb2
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
 from benchmarks.load import ROOT, Count, Load, h2load, process
+from service.devices import CPU, Device
 
 SERVICE = "/autoencoder.v1.AutoencoderService"
 HEADERS = ("content-type: application/grpc", "te: trailers")
 DIGITS = ROOT / "examples" / "digits.npz"
 STREAM_MESSAGES = 512
+_CPU = Device(provider=CPU)
 
 Rows = npt.NDArray[Any]
 
@@ -47,12 +49,12 @@ def latest(model: Path) -> Path:
     return max((path for path in model.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
-def bare_session(encoder: Path | bytes, threads: int = 1) -> ort.InferenceSession:
-    """The encoder without anything around it."""
+def bare_session(encoder: Path | bytes, threads: int = 1, device: Device = _CPU) -> ort.InferenceSession:
+    """The encoder without anything around it, with the device's options."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(encoder, options, providers=list(device.providers))
 
 
 def loop(session: ort.InferenceSession, rows: npt.NDArray[np.float32], seconds: float) -> float:
