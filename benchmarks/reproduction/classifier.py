@@ -14,7 +14,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from benchmarks.reproduction.bench import Figures, progress, say
+from benchmarks.reproduction import descent
+from benchmarks.reproduction.bench import Figures, say
 from benchmarks.reproduction.redrawn import rotate
 from training.data import Dataset
 from training.procedures import shift
@@ -94,38 +95,42 @@ def fine_tune(settings: FineTuning, classifier: Classifier, dataset: Dataset, ge
     classifier.to(device)
     dataset = dataset.to(device)
     rows, labels = dataset.train_rows, dataset.train_labels
-    optimiser = torch.optim.SGD(
+
+    def loss_of(indices: Tensor) -> Tensor:
+        batch = augment(settings, rows[indices], generator).flatten(1)
+        if settings.input_dropout:
+            batch = functional.dropout(batch, settings.input_dropout)
+        return functional.cross_entropy(classifier(batch, settings.dropout), labels[indices])
+
+    optimiser = descent.sgd(
         classifier.parameters(),
-        lr=settings.learning_rate,
+        settings.learning_rate,
+        device,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        fused=True,
     )
-    step_count = settings.epochs * math.ceil(len(rows) / settings.batch_rows)
-    best, best_epoch, best_state, step = math.inf, 0, copy.deepcopy(classifier.state_dict()), 0
-    for epoch in progress("fine-tuning", settings.epochs):
-        for indices in torch.split(torch.randperm(len(rows), generator=generator, device=device), settings.batch_rows):
-            if settings.schedule == "cosine":
-                for group in optimiser.param_groups:
-                    group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / step_count)) / 2
-            batch = augment(settings, rows[indices], generator).flatten(1)
-            if settings.input_dropout:
-                batch = functional.dropout(batch, settings.input_dropout)
-            loss = functional.cross_entropy(classifier(batch, settings.dropout), labels[indices])
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            step += 1
+    taken = descent.epochs(
+        "fine-tuning",
+        loss_of,
+        optimiser,
+        row_count=len(rows),
+        batch_rows=settings.batch_rows,
+        count=settings.epochs,
+        schedule=descent.cosine if settings.schedule == "cosine" else descent.constant,
+        generator=generator,
+    )
+    best, best_epoch, best_state = math.inf, 0, copy.deepcopy(classifier.state_dict())
+    for epoch, _ in enumerate(taken, 1):
         error = error_percent(classifier, dataset.validation_rows, dataset.validation_labels)
-        say(f"fine-tuning epoch {epoch + 1}/{settings.epochs} validation error {error:.2f} %")
+        say(f"fine-tuning epoch {epoch}/{settings.epochs} validation error {error:.2f} %")
         if error <= best:
-            best, best_epoch, best_state = error, epoch + 1, copy.deepcopy(classifier.state_dict())
-        elif settings.patience and epoch + 1 - best_epoch >= settings.patience:
+            best, best_epoch, best_state = error, epoch, copy.deepcopy(classifier.state_dict())
+        elif settings.patience and epoch - best_epoch >= settings.patience:
             break
     classifier.load_state_dict(best_state)
     return {
         "test_error_percent": error_percent(classifier, dataset.test_rows, dataset.test_labels),
         "validation_error_percent": best,
         "epoch": best_epoch,
-        "epochs": epoch + 1,
+        "epochs": epoch,
     }

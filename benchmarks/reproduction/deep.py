@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
-from benchmarks.reproduction.bench import Bench, Figures, Outcome, progress, say
+from benchmarks.reproduction import descent
+from benchmarks.reproduction.bench import Bench, Figures, Outcome
 from benchmarks.reproduction.rows import Group, Paper, Row
 from training import losses, networks, recipes
 from training.evaluate import PeerPCA, picture_metrics, reconstruct
@@ -49,30 +50,29 @@ def trial(bench: Bench) -> Outcome:
     rows = torch.cat([whole.train_rows, whole.validation_rows]).to(bench.device)
     network = networks.build(NETWORK, whole.row_shape).to(bench.device)
     generator = bench.generator()
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-    step_count = settings.epochs * math.ceil(len(rows) / settings.batch_rows)
-    warmup_steps = settings.warmup_share * step_count
-    step = 0
-    for epoch in progress("deep", settings.epochs):
-        total = torch.zeros((), device=bench.device)
-        order = torch.randperm(len(rows), generator=generator, device=bench.device)
-        for indices in torch.split(order, settings.batch_rows):
-            factor = min((step + 1) / warmup_steps, (1 + math.cos(math.pi * step / step_count)) / 2)
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * factor
-            batch = rows[indices]
-            shifted = int(settings.shifted_share * len(batch))
-            batch = torch.cat([shift(batch[:shifted], 1, generator), batch[shifted:]])
-            loss = losses.squared_error(network(batch), batch)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            total += loss.detach() * (len(indices) / len(rows))
-            step += 1
-        say(f"deep epoch {epoch + 1}/{settings.epochs} training squared error {float(total):.3f}")
+
+    def loss_of(indices: Tensor) -> Tensor:
+        batch = rows[indices]
+        shifted = int(settings.shifted_share * len(batch))
+        batch = torch.cat([shift(batch[:shifted], 1, generator), batch[shifted:]])
+        return losses.squared_error(network(batch), batch)
+
+    def schedule(step: int, count: int) -> float:
+        return min((step + 1) / (settings.warmup_share * count), descent.cosine(step, count))
+
+    *_, error = descent.epochs(
+        "deep",
+        loss_of,
+        descent.adam(network.parameters(), settings.learning_rate, bench.device),
+        row_count=len(rows),
+        batch_rows=settings.batch_rows,
+        count=settings.epochs,
+        schedule=schedule,
+        generator=generator,
+    )
     network.eval().cpu()
     figures = pictures(reconstruct(network, whole.test_rows), whole.test_rows)
-    figures["last_epoch_training_error"] = float(total)
+    figures["last_epoch_training_error"] = error
     return Outcome(figures=figures, settings={**asdict(settings), "network": NETWORK.model_dump(mode="json")})
 
 

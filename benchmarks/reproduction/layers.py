@@ -7,7 +7,6 @@ epochs less for the same objective. Shape legend: B rows, N inputs, L units.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from benchmarks.reproduction.bench import Bench, progress, say
+from benchmarks.reproduction import descent
+from benchmarks.reproduction.bench import Bench
 from training import corruption, losses, networks, penalties, recipes
 from training.networks import DenseAutoencoder
 
@@ -77,22 +77,17 @@ def train_network(settings: Pretraining, rows: Tensor, generator: Generator, nam
     network.to(device)
     if settings.offset:
         begin_at_mean(network, rows, settings.offset)
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-    step_count = settings.epochs * math.ceil(len(rows) / settings.batch_rows)
-    step = 0
-    for epoch in progress(name, settings.epochs):
-        total = torch.zeros((), device=device)
-        for indices in torch.split(torch.randperm(len(rows), generator=generator, device=device), settings.batch_rows):
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / step_count)) / 2
-            batch = rows[indices]
-            loss = objective(settings, network, batch, generator)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            total += loss.detach() * (len(indices) / len(rows))
-            step += 1
-        say(f"{name} epoch {epoch + 1}/{settings.epochs} objective {float(total):.3f}")
+    for _ in descent.epochs(
+        name,
+        lambda indices: objective(settings, network, rows[indices], generator),
+        descent.adam(network.parameters(), settings.learning_rate, device),
+        row_count=len(rows),
+        batch_rows=settings.batch_rows,
+        count=settings.epochs,
+        schedule=descent.cosine,
+        generator=generator,
+    ):
+        pass
     return network
 
 

@@ -5,7 +5,6 @@ Shape legend: B rows, N inputs, L units.
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Generator, Tensor, nn
 
-from benchmarks.reproduction.bench import Bench, Outcome, progress, say
+from benchmarks.reproduction import descent
+from benchmarks.reproduction.bench import Bench, Outcome
 from benchmarks.reproduction.classifier import Classifier, FineTuning, error_percent, fine_tune
 from benchmarks.reproduction.layers import encode, on_cpu
 from benchmarks.reproduction.rows import Group, Paper, Row
@@ -53,25 +53,29 @@ def train_layer(settings: SparseLayer, rows: Tensor, generator: Generator, name:
     )
     network = networks.build(recipe, (rows.shape[1],))
     assert isinstance(network, DenseAutoencoder), "a dense recipe; this is a bug"
-    network.to(device)
     weights = [parameter for parameter in network.parameters() if parameter.ndim == 2]
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-    step_count, step = settings.epochs * math.ceil(len(rows) / settings.batch_rows), 0
-    for epoch in progress(name, settings.epochs):
-        for indices in torch.split(torch.randperm(len(rows), generator=generator, device=device), settings.batch_rows):
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / step_count)) / 2
-            batch = rows[indices]
-            latents = network.encode(batch)
-            loss = losses.squared_error(network.decode(latents), batch) / 2
-            loss = loss + settings.beta * penalties.kl_sparsity(latents, settings.rho)
-            for weight in weights:
-                loss = loss + settings.weight_decay / 2 * weight.square().sum()
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            step += 1
-        say(f"{name} epoch {epoch + 1}/{settings.epochs} objective {float(loss.detach()):.3f}")
+
+    def loss_of(indices: Tensor) -> Tensor:
+        batch = rows[indices]
+        latents = network.encode(batch)
+        loss = losses.squared_error(network.decode(latents), batch) / 2
+        loss = loss + settings.beta * penalties.kl_sparsity(latents, settings.rho)
+        for weight in weights:
+            loss = loss + settings.weight_decay / 2 * weight.square().sum()
+        return loss
+
+    network.to(device)
+    for _ in descent.epochs(
+        name,
+        loss_of,
+        descent.adam(network.parameters(), settings.learning_rate, device),
+        row_count=len(rows),
+        batch_rows=settings.batch_rows,
+        count=settings.epochs,
+        schedule=descent.cosine,
+        generator=generator,
+    ):
+        pass
     return on_cpu(network.encoder[0])
 
 
