@@ -6,9 +6,8 @@ Shape legend: B rows, D... the dimensions of a row, L... the dimensions of a lat
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -58,23 +57,23 @@ class OnnxSession:
         most_rows = max(max_batch_rows, len(package.golden.rows))
         self._encoder = _load(ENCODER, package.encoder, device, threads, package.input_shape, most_rows)
         self._decoder = _load(DECODER, package.decoder, device, threads, package.latent_shape, most_rows)
-        self._resident = _Resident(self._encoder, self._decoder, package, device) if self.on_gpu else None
+        self._chain = _Chain(self._encoder, self._decoder, package.latent_shape, device) if self.on_gpu else None
 
     def padded_rows(self, row_count: int) -> int:
         return row_count if self._sizes is None else self._sizes[bisect.bisect_left(self._sizes, row_count)]
 
     def encode(self, rows: Rows) -> Rows:
-        return self._encoder.run(rows) if self._resident is None else self._resident.encode(rows)
+        return self._encoder.run(rows)
 
     def decode(self, latents: Rows) -> Rows:
-        return self._decoder.run(latents) if self._resident is None else self._resident.decode(latents)
+        return self._decoder.run(latents)
 
     def reconstruct(self, rows: Rows) -> Rows:
-        return self.decode(self.encode(rows)) if self._resident is None else self._resident.reconstruct(rows)
+        return self.decode(self.encode(rows)) if self._chain is None else self._chain.run(rows)
 
     def close(self) -> None:
         # onnxruntime frees a session with its last reference.
-        del self._encoder, self._decoder, self._resident
+        del self._encoder, self._decoder, self._chain
 
 
 def batch_sizes(max_batch_rows: int) -> list[int]:
@@ -122,90 +121,56 @@ class _Graph:
         providers = device.providers_for(content, row_shape, most_rows)
         self._session = ort.InferenceSession(content, options, providers=providers)
         require_provider(self._session, device)
-        self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[0].name
+        self.input = self._session.get_inputs()[0].name
+        self.output = self._session.get_outputs()[0].name
 
     def run(self, rows: Rows) -> Rows:
         """Raises MemoryError, and what onnxruntime raises."""
         with _memory_errors():
-            result: Rows = self._session.run([self._output], {self._input: rows})[0]
+            result: Rows = self._session.run([self.output], {self.input: rows})[0]
         return result
 
-    def bind(self, source: ort.OrtValue, target: ort.OrtValue) -> Callable[[], None]:
-        """What runs the graph from one buffer to the other. Raises as `run`."""
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input(self._input, source)
-        binding.bind_ortvalue_output(self._output, target)
+    def binding(self) -> ort.IOBinding:
+        return self._session.io_binding()
 
-        def run() -> None:
-            with _memory_errors():
-                self._session.run_with_iobinding(binding)
-
-        return run
+    def run_bound(self, binding: ort.IOBinding) -> None:
+        """Raises as `run`."""
+        with _memory_errors():
+            self._session.run_with_iobinding(binding)
 
 
-class _Resident:
-    """Both graphs with buffers on the device, made once for each number of rows: rows, latents, and rows again.
+class _Chain:
+    """Both graphs, one after the other, with latents that stay on the device, in buffers made once for each number of
+    rows.
 
-    The encoder writes where the decoder reads, and nothing is allocated or bound in a run. What is returned belongs to
-    the caller.
+    Rows come from the machine's memory and go there: copied by onnxruntime within a run, as here, they take less time
+    than through buffers of ours on the device.
     """
 
-    def __init__(self, encoder: _Graph, decoder: _Graph, package: Package, device: Device) -> None:
+    def __init__(self, encoder: _Graph, decoder: _Graph, latent_shape: tuple[int, ...], device: Device) -> None:
         self._encoder, self._decoder = encoder, decoder
-        self._shapes = package.input_shape, package.latent_shape, package.output_shape
+        self._latent_shape = latent_shape
         self._device = device.name
-        self._bound: dict[int, _Bound] = {}
+        self._bindings: dict[int, tuple[ort.IOBinding, ort.IOBinding]] = {}
 
-    def encode(self, rows: Rows) -> Rows:
-        bound = self._for(len(rows))
-        bound.rows.update_inplace(rows)
-        bound.encode()
-        return _copy(bound.latents)
+    def run(self, rows: Rows) -> Rows:
+        """What is returned belongs to the caller."""
+        to_latents, from_latents = self._for(len(rows))
+        to_latents.bind_cpu_input(self._encoder.input, rows)
+        self._encoder.run_bound(to_latents)
+        self._decoder.run_bound(from_latents)
+        output: Rows = from_latents.copy_outputs_to_cpu()[0]
+        return output
 
-    def decode(self, latents: Rows) -> Rows:
-        bound = self._for(len(latents))
-        bound.latents.update_inplace(latents)
-        bound.decode()
-        return _copy(bound.output)
-
-    def reconstruct(self, rows: Rows) -> Rows:
-        bound = self._for(len(rows))
-        bound.rows.update_inplace(rows)
-        bound.encode()
-        bound.decode()
-        return _copy(bound.output)
-
-    def _for(self, row_count: int) -> _Bound:
-        bound = self._bound.get(row_count)
-        if bound is None:
+    def _for(self, row_count: int) -> tuple[ort.IOBinding, ort.IOBinding]:
+        pair = self._bindings.get(row_count)
+        if pair is None:
+            shape = (row_count, *self._latent_shape)
             with _memory_errors():
-                rows, latents, output = (
-                    ort.OrtValue.ortvalue_from_shape_and_type((row_count, *shape), np.float32, self._device, 0)
-                    for shape in self._shapes
-                )
-            bound = self._bound[row_count] = _Bound(
-                rows=rows,
-                latents=latents,
-                output=output,
-                encode=self._encoder.bind(rows, latents),
-                decode=self._decoder.bind(latents, output),
-            )
-        return bound
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Bound:
-    """The buffers for so many rows, and the graphs bound to them."""
-
-    rows: ort.OrtValue
-    latents: ort.OrtValue
-    output: ort.OrtValue
-    encode: Callable[[], None]
-    decode: Callable[[], None]
-
-
-def _copy(value: ort.OrtValue) -> Rows:
-    """Of the CPU's values onnxruntime gives a view, which the next run would write over."""
-    values: Rows = value.numpy()
-    return values if values.flags.owndata else values.copy()
+                latents = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, self._device, 0)
+            to_latents, from_latents = self._encoder.binding(), self._decoder.binding()
+            to_latents.bind_ortvalue_output(self._encoder.output, latents)
+            from_latents.bind_ortvalue_input(self._decoder.input, latents)
+            from_latents.bind_output(self._decoder.output, "cpu")
+            pair = self._bindings[row_count] = to_latents, from_latents
+        return pair

@@ -81,6 +81,9 @@ def show(results: Results) -> None:
 
 def run_rows(results: Results, options: argparse.Namespace) -> None:
     device = devices.choose(options.device)
+    if device.type == "cuda":
+        # As training would on such a device; without, products of matrices this small leave most of it idle.
+        torch.set_float32_matmul_precision("high")
     if options.threads:
         torch.set_num_threads(options.threads)
     every = [row.name for group in rows.groups() for row in group.rows]

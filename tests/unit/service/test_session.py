@@ -10,7 +10,7 @@ import pytest
 from service import packages
 from service.devices import CPU, Device
 from service.errors import PackageError, StartError
-from service.session import OnnxSession, Rows, _Resident, batch_sizes
+from service.session import OnnxSession, Rows, _Chain, batch_sizes
 from tests import tiny
 
 
@@ -39,20 +39,19 @@ def test_graphs_are_run_by_the_threads_that_were_asked_for_without_spinning(pack
         assert not graph._session._enable_fallback, "an error would be answered by a new session on the CPU"
 
 
-def test_buffers_on_the_device_give_what_the_graphs_say_and_what_was_given_stays(package: packages.Package) -> None:
+def test_latents_that_stay_on_the_device_give_what_the_graphs_say_and_what_was_given_stays(
+    package: packages.Package,
+) -> None:
     session = OnnxSession(package, Device(provider=CPU), threads=1, max_batch_rows=64)
-    resident = _Resident(session._encoder, session._decoder, package, Device(provider=CPU))
+    chain = _Chain(session._encoder, session._decoder, package.latent_shape, Device(provider=CPU))
     given: list[tuple[Rows, Rows]] = []
     for seed in range(3):
         for size in (8, 1, 64):
             rows = tiny.rows(size, seed)
-            latents = session.encode(rows)
-            given.append((resident.encode(rows), latents))
-            given.append((resident.reconstruct(rows), session.reconstruct(rows)))
-            given.append((resident.decode(latents[::-1]), session.decode(latents[::-1].copy())))
+            given.append((chain.run(rows), session.reconstruct(rows)))
     for got, expected in given:  # after all runs: a later one must not have written over an earlier answer
         np.testing.assert_array_equal(got, expected)
-    assert sorted(resident._bound) == [1, 8, 64], "one set of buffers for each size"
+    assert sorted(chain._bindings) == [1, 8, 64], "one buffer for each size"
 
 
 def test_batch_sizes_are_powers_of_two_and_the_largest() -> None:
