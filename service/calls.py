@@ -78,7 +78,8 @@ class Work(Protocol):
     """A thread that also does something else when it has nothing to do."""
 
     def schedule(self, step: Callable[[], bool]) -> None:
-        """Call `step` in that thread, soon, and again until it returns False. To be called in that thread."""
+        """Call `step` in that thread, soon, and again until it returns False. Called in another thread, `step` is begun
+        before what the next call schedules."""
 
     def schedule_idle(self, step: Callable[[], object]) -> None:
         """Call `step` in that thread, once, when there is nothing else to do, which may be never. To be called in that

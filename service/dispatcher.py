@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
@@ -89,9 +90,9 @@ class Dispatcher:
 
     `on_batch` is told the operation of each batch that was run, in the thread that ran it.
 
-    With `work` the batches are run there, and `submit` must be called there; else by threads of its own. Each of those
-    runs `warm_up` first: onnxruntime's CUDA provider keeps handles for each thread that runs a session, and no request
-    should pay for making them. Raises what `warm_up` raises.
+    With `work` the batches are run there, and `submit` must be called there; else by threads of its own. Each thread
+    that runs batches runs `warm_up` first: onnxruntime's CUDA provider keeps handles for each thread that runs a
+    session, and no request should pay for making them. Raises what `warm_up` raises in a thread of its own.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Dispatcher:
         metrics: Metrics,
         on_batch: Callable[[str], None] = lambda _: None,
         work: Work | None = None,
-        warm_up: Callable[[], None] = lambda: None,
+        warm_up: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._programs = programs
@@ -134,7 +135,25 @@ class Dispatcher:
         self._warming = threading.Lock()
         self._threads: list[threading.Thread] = []
         if work is None:
-            self._start_threads(model, warm_up)
+            self._start_threads(model, warm_up or (lambda: None))
+        elif warm_up is not None:
+            work.schedule(partial(self._warm, warm_up))
+
+    def _warm(self, warm_up: Callable[[], None]) -> bool:
+        """In the thread of `work`; a session is not closed meanwhile."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._inside += 1
+        try:
+            warm_up()
+        except Exception:  # a request that meets the same is answered
+            log.exception("the transport's thread could not be warmed")
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.notify_all()
+        return False
 
     def _start_threads(self, model: str, warm_up: Callable[[], None]) -> None:
         warm: list[Future[None]] = [Future() for _ in range(THREADS)]

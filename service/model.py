@@ -72,7 +72,7 @@ class ServedModel:
     """Owns the session and the dispatcher of a package; `close` runs what waits and frees both.
 
     The session is warmed before this returns; raises what the session raises. `work`: the transport's thread, where
-    batches are run on a CPU, of as many rows as are done in five milliseconds; None where there is no such thread.
+    batches are run, of as many rows as are done in five milliseconds; None where there is no such thread.
     `shadow_share`: of the rows of Encode, 0 to 1, those that are reconstructed too when there is nothing else to do.
     """
 
@@ -107,7 +107,7 @@ class ServedModel:
         }
         round_trip = _RoundTrip(row_shape=package.input_shape, reconstruct=session.reconstruct, scale=package.row_scale)
 
-        short_rows = 0 if work is None or session.on_gpu else _short_batch_rows(session, package, max_batch_rows)
+        short_rows = 0 if work is None else _short_batch_rows(session, package, max_batch_rows)
         self.max_batch_rows = short_rows or max_batch_rows
 
         def warm_up() -> None:
@@ -119,7 +119,10 @@ class ServedModel:
                 session.reconstruct(rows)
                 session.decode(np.zeros((size, *package.latent_shape), np.float32))
 
-        if not session.on_gpu:
+        def warm_thread() -> None:
+            session.reconstruct(np.zeros((1, *package.input_shape), np.float32))
+
+        if short_rows or not session.on_gpu:
             warm_up()
         self._dispatcher = Dispatcher(
             model=self.name,
@@ -136,7 +139,7 @@ class ServedModel:
             metrics=metrics,
             on_batch=lambda operation: self.statistics[operation].ran(),
             work=work if short_rows else None,
-            warm_up=warm_up if session.on_gpu else lambda: None,
+            warm_up=None if not session.on_gpu else warm_thread if short_rows else warm_up,
         )
         self._shadow: Shadow | None = None
         if shadow_share and RECONSTRUCT in self._operations:
