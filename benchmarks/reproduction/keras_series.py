@@ -90,7 +90,7 @@ def group() -> Group:
             "keras-io, 32-32 transposed, clean",
             0.0622,
             trial("conv", ("network", WIDE), ("procedure", {**_ADAM, "batch_rows": 128, "epochs": 50})),
-            trial("conv", ("network", WIDE), ("procedure", {**_COSINE, "batch_rows": 128, "epochs": 30})),
+            trial("conv", ("network", WIDE), ("procedure", {**_COSINE, "batch_rows": 128, "epochs": 15})),
             0.0625,
         ),
         row(
@@ -98,7 +98,7 @@ def group() -> Group:
             "keras-io, 32-32 transposed, noise 0.5",
             None,
             None,
-            trial("denoising-conv", ("network", WIDE), ("procedure", {**_COSINE, "batch_rows": 128, "epochs": 30})),
+            trial("denoising-conv", ("network", WIDE), ("procedure", {**_COSINE, "batch_rows": 128, "epochs": 15})),
             0.10,
         ),
     )
@@ -106,7 +106,7 @@ def group() -> Group:
         title="Keras: the autoencoders of its blog and examples on MNIST",
         text=(
             "Test cross-entropy, mean a pixel. By the paper's protocol: Adam at 1e-3 with batches of 256, 50 "
-            "epochs; ours: 2e-3 with a cosine schedule, 100 epochs (30 for keras-io's). Weights begin Glorot uniform "
+            "epochs; ours: 2e-3 with a cosine schedule, 100 epochs (15 for keras-io's). Weights begin Glorot uniform "
             "in both, as in Keras. "
             "Published figures are rounded, so what is wanted is given to the digit that the text gives."
         ),

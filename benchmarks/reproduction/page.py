@@ -177,8 +177,8 @@ def commands(group: Group, records: dict[str, list[Record]]) -> list[str]:
         seeds = " ".join(str(seed) for seed in sorted({record.seed for each in run.values() for record in each}))
         if names:
             lines.append(f"python -m benchmarks.reproduction run {names} --protocol {protocol} --seeds {seeds}")
-    hardware = "; ".join(sorted({record.hardware for record in found}))
+    hardware = ", and on ".join(sorted({record.hardware for record in found}))
     versions = "; ".join(sorted({record.versions for record in found}))
     dates = sorted({record.date for record in found})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return ["```\n" + "\n".join(lines) + "\n```", f"{when}; {hardware}; {versions}."]
+    return ["```\n" + "\n".join(lines) + "\n```", f"{when}; on {hardware}; {versions}."]
