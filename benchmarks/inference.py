@@ -30,7 +30,6 @@ from service.packages import Package
 from service.session import OnnxSession, batch_sizes
 from training import networks, recipes
 
-BEGIN, END = "<!-- inference: begin -->", "<!-- inference: end -->"
 MODELS = ("mnist-conv", "mnist-deep")
 MOST_ROWS = 4096
 OURS, BARE, TORCH = "the service's session", "bare onnxruntime", "bare PyTorch"
@@ -126,9 +125,10 @@ def main() -> None:
     print("\n".join((facts, "", *header)))
     lines = [line for name in options.model for line in measure(_package(name), device, options)]
     if options.write:
-        before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+        begin, end = (f"<!-- inference {options.device}: {edge} -->" for edge in ("begin", "end"))
+        before, _, rest = DOCUMENT.read_text().partition(begin)
         text = "\n".join((facts, "", *header, *lines))
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        DOCUMENT.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def _package(name: str) -> Package:

@@ -300,7 +300,54 @@ def test_a_warm_up_that_fails_is_raised_and_leaves_no_thread() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fake-")]
 
 
-def make_dispatcher(warm_up: Callable[[], None]) -> Dispatcher:
+class Loop:
+    """The transport's thread, which is the test's."""
+
+    def __init__(self) -> None:
+        self.steps: list[Callable[[], bool]] = []
+
+    def schedule(self, step: Callable[[], bool]) -> None:
+        self.steps.append(step)
+
+    def schedule_idle(self, step: Callable[[], object]) -> None:
+        raise AssertionError("nothing is in the background here")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_transports_thread_is_warm_before_the_first_batch(broken: bool) -> None:
+    done: list[str] = []
+
+    def warm_up() -> None:
+        done.append("warm")
+        if broken:
+            raise RuntimeError("broken on purpose")
+
+    loop = Loop()
+    dispatcher = make_dispatcher(warm_up, loop)
+    assert not done, "this is not that thread"
+    job = Job(
+        operation="double", caller="a", row_count=1, deadline=math.inf,
+        rows=np.ones((1, 2), np.float32), done=lambda outcome: done.append(type(outcome).__name__),
+    )  # fmt: skip
+    program = dispatcher._programs["double"]
+    assert isinstance(program, FakeProgram)
+    program.may_go.set()
+    dispatcher.submit(job)
+    assert [step() for step in loop.steps] == [False, False]
+    assert done == ["warm", "Result"]
+    assert dispatcher.retire(), "nothing is inside any more"
+
+
+def test_the_transports_thread_is_not_warmed_for_a_model_that_was_closed() -> None:
+    loop = Loop()
+    warmed: list[str] = []
+    dispatcher = make_dispatcher(lambda: warmed.append("warm"), loop)
+    dispatcher.close()
+    assert [step() for step in loop.steps] == [False]
+    assert not warmed
+
+
+def make_dispatcher(warm_up: Callable[[], None], work: Loop | None = None) -> Dispatcher:
     return Dispatcher(
         model="fake",
         programs={"double": FakeProgram()},
@@ -309,4 +356,5 @@ def make_dispatcher(warm_up: Callable[[], None]) -> Dispatcher:
         max_queue_rows=32,
         metrics=Metrics(CollectorRegistry()),
         warm_up=warm_up,
+        work=work,
     )

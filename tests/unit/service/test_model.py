@@ -306,6 +306,28 @@ def test_one_row_of_another_caller_does_not_wait_for_all_the_rows_of_the_first(
     model.close()
 
 
+def test_short_batches_of_a_gpu_are_run_in_the_transports_thread_too(session: FakeSession, tmp_path: Path) -> None:
+    session.may_go.set()
+    session.on_gpu = True
+    work = FakeWork()
+    model = ServedModel(
+        packages.read(tiny.write(tmp_path)),
+        session,
+        max_batch_rows=8,
+        max_queue_rows=32,
+        metrics=Metrics(CollectorRegistry()),
+        work=work,
+    )
+    assert set(session.warmed) == {1, 2, 4, 8}, "every size that batches are padded to"
+    assert not work.step(), "the thread was warmed"
+    call = FakeCall()
+    model.encode(tiny.rows(3), call, call.done)
+    assert call.outcome is None
+    work.step()
+    assert isinstance(call.outcome, Result)
+    model.close()
+
+
 def test_a_model_that_retires_ends_what_is_under_way_in_both_halves_first(
     model: ServedModel, session: FakeSession
 ) -> None:
