@@ -29,6 +29,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.load import ROOT
+from benchmarks.options import add_rounds
 from benchmarks.report import DOCUMENT, Report
 from benchmarks.subjects import bare_session, digits, latest
 from hourglass.__main__ import main as hourglass
@@ -49,7 +50,7 @@ CLOCK, PROCESSORS = "clock", "processors"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="uint8 rows of 28 x 28 (default: 100000)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the medians are taken (default: 3)")
+    add_rounds(parser, 3)
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.load import ROOT, Load
+from benchmarks.options import add_rounds
 from benchmarks.report import DOCUMENT, hardware
 from benchmarks.subjects import Ours, digits, echo, latest, service
 from service import packages
@@ -97,7 +98,7 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="?", default="mnist-conv", help="default: mnist-conv")
     parser.add_argument("--seconds", type=float, default=5.0, help="of sampling each, in each round (default: 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3; the table shows medians")
+    add_rounds(parser, 3)
     parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()
     rounds: dict[str, list[dict[str, float]]] = {}

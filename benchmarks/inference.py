@@ -22,6 +22,7 @@ import onnxruntime as ort
 import torch
 
 from benchmarks.load import ROOT
+from benchmarks.options import add_rounds
 from benchmarks.report import DOCUMENT, hardware
 from benchmarks.subjects import bare_session, latest
 from service import packages
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("model", nargs="*", default=list(MODELS), help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--device", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU (default: 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    add_rounds(parser, 5)
     parser.add_argument("--seconds", type=float, default=0.2, help="of each, in each round (default: 0.2)")
     parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.load import ROOT
+from benchmarks.options import add_rounds
 from benchmarks.report import hardware
 from benchmarks.subjects import bare_session, latest
 from service import packages
@@ -40,7 +41,7 @@ def main() -> None:
     )
     default = ["mnist-conv", "mnist-deep", "mnist-denoising", "mnist-stacked"]
     parser.add_argument("model", nargs="*", default=default, help=f"models on MNIST (default: {' '.join(default)})")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    add_rounds(parser, 5)
     parser.add_argument("--data-dir", type=Path, help="a folder of IDX files (default: $HOURGLASS_DATA)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     options = parser.parse_args()

@@ -28,6 +28,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.load import ROOT, Load, family
+from benchmarks.options import add_rounds
 from benchmarks.peers.catalog import PEERS, Peer, PeerError, Running
 from benchmarks.subjects import (
     Ours,
@@ -59,7 +60,7 @@ def main() -> int:
     )
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="model packages (default: %(default)s)")
     parser.add_argument("--model", default="mnist-conv", help="the model whose encoder is used (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported (default: %(default)s)")
+    add_rounds(parser, 3)
     parser.add_argument("--seconds", type=float, default=1.5, help="length of one measurement (default: %(default)s)")
     parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=sorted(PEERS), help="default: all")
     parser.add_argument("--million", type=float, default=1.0, help="million rows of the memory test (default: 1)")

@@ -19,6 +19,7 @@ import onnxruntime as ort
 import torch
 
 from benchmarks.load import ROOT, Load
+from benchmarks.options import add_rounds
 from benchmarks.report import DOCUMENT, hardware
 from benchmarks.subjects import bare_session, digits, floats, latest, loop, service
 from service.devices import choose_device
@@ -43,7 +44,7 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="*", default=list(MODELS), help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), default=["cuda", "cpu"], help="default: both")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    add_rounds(parser, 3)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement (default: 1)")
     parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()

@@ -30,6 +30,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.options import add_rounds
 from benchmarks.peers import environments
 from benchmarks.report import hardware
 from service.memory import keep_memory
@@ -217,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="MNIST's IDX files (default: as for training)")
     parser.add_argument("--build", action="store_true", help="make pythae's environment, .venv-peers/pythae, first")
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="that are counted (default: 9)")
+    add_rounds(parser, 9)
     parser.add_argument("--epochs", type=int, default=2, metavar="N", help="of each in a round (default: 2)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each (default: 1)")
     options = parser.parse_args(arguments)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hourglass import Client
+from hourglass import Client, HourglassError
 
 HISTORY_STEPS, TODAY_STEPS = 16_000, 8_000
 COLUMNS = ("load", "speed_rpm", "vibration_mm_s", "pressure_bar", "flow_l_s", "temperature_c")
@@ -150,10 +150,17 @@ def main(arguments: list[str] | None = None) -> int:
     scoring.add_argument("--model", required=True)
     scoring.add_argument("--address", default="127.0.0.1:50051", help="of the service (default: 127.0.0.1:50051)")
     options = parser.parse_args(arguments)
-    if options.command == "make":
-        make(options.directory)
-    else:
-        score(options.file, options.model, options.address)
+    try:
+        if options.command == "make":
+            make(options.directory)
+        else:
+            score(options.file, options.model, options.address)
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except HourglassError as error:
+        print(f"the service answered: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

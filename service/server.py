@@ -154,7 +154,8 @@ class Server:
         self._health.enter_graceful_shutdown()
         if served and self._settings.lame_duck_s:
             wait(self._settings.lame_duck_s)
-        log.info("draining", extra={"drain_s": self._settings.drain_s})
+        if served:
+            log.info("draining", extra={"drain_s": self._settings.drain_s})
         self._transport.stop(self._settings.drain_s)
         self.security.stop()
         self.repository.close()

@@ -174,7 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(lines, file=sys.stderr)
         else:
             _add(given.file, given.name, lines)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        print(f"service.tokens: {given.file}: {error.strerror}", file=sys.stderr)
+        return 1
+    except ValueError as error:
         print(f"service.tokens: {error}", file=sys.stderr)
         return 1
     print(token)

@@ -66,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(arguments)
     except KeyboardInterrupt:
         print()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"playground: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
         print(f"playground: {error}", file=sys.stderr)
         return 1
     return 0

@@ -13,6 +13,8 @@ from hourglass import Client, InvalidArgument
 from tests.integration.serving import ServerProcess
 from training.__main__ import main
 
+MODELS = Path(__file__).parents[2] / "models"
+
 
 def test_windows_with_a_fault_score_higher_than_healthy_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -60,3 +62,15 @@ def test_the_readings_are_the_same_wherever_they_are_made(tmp_path: Path) -> Non
 def test_the_area_under_the_roc_is_the_share_of_pairs_in_order() -> None:
     faulty, healthy = np.array([3, 1, 2], np.float32), np.array([0, 2], np.float32)
     assert sensors.auroc(faulty, healthy) == pytest.approx((2 + 1 + 1.5) / 6)
+
+
+def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert sensors.main(["make", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path / 'file'}: File exists\n"
+    with ServerProcess(MODELS) as server:
+        assert sensors.main(["score", "today.csv", "--model", "pump", "--address", server.address]) == 1
+        assert "the service answered: " in capsys.readouterr().err
+        missing = ["score", str(tmp_path / "today.csv"), "--model", "mnist-pca", "--address", server.address]
+        assert sensors.main(missing) == 1
+        assert capsys.readouterr().err == f"{tmp_path / 'today.csv'}: No such file or directory\n"

@@ -178,6 +178,10 @@ def test_the_command_makes_a_token_that_works_and_keeps_only_its_hash(
     assert tokens.main(["new", "two", "--file", str(path)]) == 1
     assert "has a token two already" in capsys.readouterr().err
     assert tokens.main(["new", "Two"]) == 1
+    capsys.readouterr()
+    nowhere = tmp_path / "nowhere" / "tokens.toml"
+    assert tokens.main(["new", "three", "--file", str(nowhere)]) == 1
+    assert capsys.readouterr().err == f"service.tokens: {nowhere}: No such file or directory\n"
     assert path.read_text() == before
     assert tokens.main(["new", "three"]) == 0
     shown = capsys.readouterr()
