@@ -26,7 +26,7 @@ figure here is typed. `python -m benchmarks.reproduction list` says what was run
   what is wanted were run again for more epochs, and the last run is shown. Mean over seeds ± their standard deviation,
   with the number of seeds in brackets; one seed has no spread.
 - The ± of a paper's error rate is half the 95 % interval of a proportion over its test rows. A difference smaller than
-  that says nothing, ours included.
+  that says nothing, ours included; what is wanted of our column is at most the lower end.
 - Times are the wall time of one trial on a machine shared with other work or other trials, pretraining included. On a
   GPU matrices are multiplied in TensorFloat-32.
 """

@@ -36,6 +36,13 @@ class Paper:
         share = self.value / 100
         return 100 * _NORMAL_95 * math.sqrt(share * (1 - share) / self.test_rows)
 
+    @property
+    def least(self) -> float:
+        """The lower end of the interval, below which an error rate is better by more than chance."""
+        assert self.value is not None, "a published figure; this is a bug"
+        assert self.interval is not None, "an error rate over test rows; this is a bug"
+        return self.value - self.interval
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
