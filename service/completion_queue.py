@@ -34,6 +34,7 @@ from service.metrics import Metrics
 from service.observation import Observer
 from service.rpcs import Event, Rpc, UnaryRpc
 from service.stream_rpcs import StreamRpc
+from service.threads import started_pool
 from service.transport import GuardInterceptor, Limits, Meter, listen, server_options
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class CompletionQueueTransport:
         self._port = 0
         self._admission = Admission(limits.max_concurrent_requests)
         metrics.requests_in_flight.set_function(lambda: self._admission.inside)
-        self._pool = ThreadPoolExecutor(_SLOW_LANE_THREADS, thread_name_prefix="handler")
+        self._pool = started_pool(_SLOW_LANE_THREADS, "handler")
         self._loop = _Loop(
             self._pool,
             self._admission,

@@ -19,6 +19,7 @@ from service.guard import Guard
 from service.metrics import Metrics
 from service.observation import Observation, Observer
 from service.threaded_calls import Call, Stream
+from service.threads import no_thread, started_pool
 from service.tokens import Grant
 from service.transport import GuardInterceptor, Limits, Meter, listen, server_options
 
@@ -46,7 +47,7 @@ class ThreadedTransport:
         self._limits = limits
         self._metrics = metrics
         self._port = 0
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="handler")
+        self._pool = started_pool(threads, "handler")
         # Where messages are waited for, so that it can be given up: grpcio itself waits for ever.
         self._message_readers = ThreadPoolExecutor(limits.max_concurrent_requests, thread_name_prefix="message-reader")
         self._admission = Admission(limits.max_concurrent_requests)
@@ -136,13 +137,7 @@ class ThreadedTransport:
                 if not method.control:
                     self._enter(context)
                 stream = Stream(method, requests, context, self._limits, grant, observation)
-                reader = threading.Thread(target=self._read, args=(stream,), name="stream-reader", daemon=True)
-                with self._streams_lock:
-                    self._streams.add(stream)
-                    self._readers.add(reader)
-                    if self._draining:
-                        stream.drain()
-                reader.start()
+                self._start_reading(stream)
                 try:
                     yield from stream.responses()
                 finally:
@@ -167,7 +162,11 @@ class ThreadedTransport:
     def _message(self, requests: Iterator[bytes]) -> bytes:
         """Raises ServiceError."""
         try:
-            request = self._message_readers.submit(next, requests, None).result(self._limits.receive_timeout_s)
+            coming = self._message_readers.submit(next, requests, None)
+        except RuntimeError:
+            raise no_thread() from None
+        try:
+            request = coming.result(self._limits.receive_timeout_s)
         except TimeoutError:
             raise self._limits.no_message() from None
         except grpc.RpcError:
@@ -188,6 +187,22 @@ class ThreadedTransport:
         if observation is not None and grant is not None:
             observation.token = grant.name
         return grant
+
+    def _start_reading(self, stream: Stream) -> None:
+        """Raises ServiceError."""
+        reader = threading.Thread(target=self._read, args=(stream,), name="stream-reader", daemon=True)
+        with self._streams_lock:
+            self._streams.add(stream)
+            self._readers.add(reader)
+            if self._draining:
+                stream.drain()
+        try:
+            reader.start()
+        except RuntimeError:
+            with self._streams_lock:
+                self._streams.discard(stream)
+                self._readers.discard(reader)
+            raise no_thread() from None
 
     def _read(self, stream: Stream) -> None:
         # It waits for messages until the RPC ends, which may be after the handler has.

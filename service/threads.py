@@ -1,13 +1,17 @@
-"""A process does not outlive one of its threads."""
+"""Threads: a process does not outlive one of its own, and those that calls need are there from the start."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from service.errors import Overloaded
 
 log = logging.getLogger(__name__)
 
+_RETRY_AFTER_S = 1.0
 EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -32,3 +36,27 @@ def _end(facts: threading.ExceptHookArgs) -> None:
         )
     finally:
         os._exit(EXIT_CODE)
+
+
+def no_thread() -> Overloaded:
+    return Overloaded(
+        "NO_THREAD", "no thread could be started for this call; try again later", retry_after_s=_RETRY_AFTER_S
+    )
+
+
+def started_pool(count: int, name: str) -> ThreadPoolExecutor:
+    """A pool of `count` threads, all of which are running.
+
+    A pool by itself starts one when it is first needed: where threads or memory have run out, the call that needs it
+    gets none, and `Thread.start` waits for ever for one that finds no memory to begin. Raises RuntimeError.
+    """
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    all_there = threading.Barrier(count)
+    try:
+        begun = [pool.submit(all_there.wait) for _ in range(count)]
+    except BaseException:
+        all_there.abort()
+        raise
+    for each in begun:
+        each.result()
+    return pool

@@ -3,6 +3,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from service import threads
 
@@ -29,3 +33,29 @@ def test_a_process_ends_with_a_thread_that_fails_and_says_why() -> None:
     assert event["event"] == "a thread has failed: the process ends"
     assert (event["failed_thread"], event["reason"]) == ("the-loop", "MemoryError('no more')")
     assert "in fail\nMemoryError: no more" in event["traceback"]
+
+
+def test_all_threads_of_a_started_pool_are_there() -> None:
+    before = threading.active_count()
+    with threads.started_pool(5, "five") as pool:
+        assert threading.active_count() == before + 5
+        together = threading.Barrier(5)
+        assert sorted(pool.map(lambda _: together.wait(10), range(5))) == [0, 1, 2, 3, 4]
+    assert threading.active_count() == before
+
+
+def test_a_pool_that_cannot_be_started_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(threading.enumerate())
+    adjust, left = ThreadPoolExecutor._adjust_thread_count, iter(range(3))  # type: ignore[attr-defined]
+
+    def start_three(pool: ThreadPoolExecutor) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        adjust(pool)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "_adjust_thread_count", start_three)
+    with pytest.raises(RuntimeError, match="can't start"):
+        threads.started_pool(5, "five")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+    assert set(threading.enumerate()) <= before

@@ -575,6 +575,45 @@ def test_ordinary_handlers_of_all_arities_work_beside(kind: str) -> None:
     subject.close()
 
 
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where threads have run out: none can be started any more, but for those of clients and of the test."""
+    start = threading._start_new_thread  # type: ignore[attr-defined]
+
+    def start_new_thread(bootstrap: Any, *arguments: Any) -> int:
+        if bootstrap.__self__.name.startswith(("handler", "message-reader", "stream-reader")):
+            raise RuntimeError("can't start new thread")
+        return int(start(bootstrap, *arguments))
+
+    monkeypatch.setattr(threading, "_start_new_thread", start_new_thread)
+
+
+def test_ordinary_handlers_need_no_new_thread(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Harness(kind, before_start=lambda server: server.add_generic_rpc_handlers((Shout(),)))
+    no_threads(monkeypatch)
+    assert subject.channel.unary_unary("/Shout/UnaryUnary")(b"a", metadata=(("mark", "yes"),), timeout=WAIT_S) == b"A"
+    subject.close()
+
+
+def test_a_call_that_gets_no_thread_is_refused_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Harness("threaded")
+    subject.on_call = answer_now
+    with monkeypatch.context() as patch:
+        no_threads(patch)
+        for call in (
+            lambda: subject.square(Int64Value(value=2), timeout=WAIT_S),
+            lambda: list(subject.squares(iter([Int64Value(value=2)]), timeout=WAIT_S)),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "no thread" in caught.value.details()
+    rejected = subject.registry.get_sample_value("autoencoder_rejected_requests_total", {"reason": "NO_THREAD"})
+    assert rejected == 2
+    assert subject.square(Int64Value(value=2), timeout=WAIT_S).value == 4
+    assert [answer.value for answer in subject.squares(iter([Int64Value(value=3)]), timeout=WAIT_S)] == [9]
+    subject.close()
+
+
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls_and_mutual_tls(kind: str, mutual: bool) -> None:
     authority = trustme.CA()
