@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,10 @@ import grpc
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
+from hourglass.errors import Unavailable
 from tests import tiny
 from tests.chaos.clients import requests_of_every_kind
+from tests.chaos.groups import VARIABLE, MemoryGroup
 from tests.chaos.load import (
     CALL_S,
     Load,
@@ -35,6 +38,8 @@ from tests.integration.test_workers import pids
 _SLACK_BYTES = 2 << 20
 _BYTES_A_REQUEST = 64
 _MARGIN_BYTES = 8 << 20
+_GROUP_MARGIN_BYTES = 96 << 20
+_LARGE_ROWS, _HUGE_ROWS = 60_000, 240_000  # 4 and 15 MB
 
 
 class Leak(AssertionError):
@@ -72,16 +77,29 @@ def _growth(folder: Path, count: int, module: str) -> int:
     return grown
 
 
+def encode_once(address: str, rows: int) -> str:
+    """What became of a request that is not tried again. Raises AssertionError where the answer is wrong."""
+    sent = unlike_any(rows)
+    with channel(address) as opened:
+        try:
+            answer = AutoencoderServiceStub(opened).Encode(
+                pb.EncodeRequest(model=TINY, rows=tensor(sent)), timeout=CALL_S
+            )
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    check(array(answer.latents), tiny.encode(sent))
+    return "OK"
+
+
 def little_memory(folder: Path, count: int) -> dict[str, float]:
     """One of two workers, and each that replaces it, may take little more memory than it has when it starts, and gets
     large requests, so many in all. A request is answered rightly or with an error, in its time; a worker that cannot go
     on ends, and is replaced; clients that try again notice nothing."""
     tiny.write(folder)
-    rows = 60_000  # 4 MB
     outcomes: Counter[str] = Counter()
     bounded: set[int] = set()
     lock = threading.Lock()
-    with ServerProcess(folder, "--workers", "2", "--max-queue-rows", str(8 * rows)) as server:
+    with ServerProcess(folder, "--workers", "2", "--max-queue-rows", str(8 * _LARGE_ROWS)) as server:
 
         def limit(pid: int, size_bytes: int) -> None:
             with suppress(OSError):  # it may have ended already
@@ -94,24 +112,14 @@ def little_memory(folder: Path, count: int) -> dict[str, float]:
                     limit(pid, data_bytes(pid) + _MARGIN_BYTES)
                     bounded.add(pid)
 
-        def large(number: int) -> None:
-            sent = unlike_any(rows)
-            request = pb.EncodeRequest(model=TINY, rows=tensor(sent))
-            with channel(server.address) as opened:
-                try:
-                    answer = AutoencoderServiceStub(opened).Encode(request, timeout=CALL_S)
-                except grpc.RpcError as error:
-                    outcome = error.code().name
-                else:
-                    check(array(answer.latents), tiny.encode(sent))
-                    outcome = "OK"
-            with lock:
-                outcomes[outcome] += 1
+        def large(number: int) -> str:
+            outcome = encode_once(server.address, _LARGE_ROWS)
             bound()
+            return outcome
 
         bound()
         with Load(server.address, attempts=5) as load, ThreadPoolExecutor(4) as pool:
-            list(pool.map(large, range(count)))
+            outcomes.update(pool.map(large, range(count)))
             load.wait_for_more(20)
         assert set(outcomes) <= {"OK", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}, outcomes
         assert outcomes["OK"], outcomes
@@ -123,6 +131,39 @@ def little_memory(folder: Path, count: int) -> dict[str, float]:
         codes = Counter(event["exit_code"] for event in server.events if event["event"] == "worker died")
     large_ones = {f"large: {name}": number for name, number in sorted(outcomes.items())}
     return load.figures | large_ones | {f"workers ended with {code}": number for code, number in codes.items()}
+
+
+def memory_of_a_group(folder: Path, count: int) -> dict[str, float]:
+    """The service, of two workers, is in a control group that may take some more memory than it has when it starts, as a
+    container is, and gets large requests, so many in all. The kernel ends the largest worker when there is none left;
+    it is replaced. As the other may be the next, to make room for the new one, callers that try again for three seconds
+    are answered rightly or UNAVAILABLE."""
+    tiny.write(folder)
+    outcomes: Counter[str] = Counter()
+    with (
+        MemoryGroup() as group,
+        ServerProcess(
+            folder,
+            *("--workers", "2", "--max-queue-rows", str(8 * _HUGE_ROWS), "--max-message-bytes", str(16 << 20)),
+            module="tests.chaos.grouped",
+            environment={VARIABLE: str(group.path)},
+        ) as server,
+    ):
+        with Load(server.address, attempts=5, may_refuse=lambda error: isinstance(error, Unavailable)) as load:
+            group.limit(group.usage_bytes + _GROUP_MARGIN_BYTES)
+            outcomes.update(encode_once(server.address, _HUGE_ROWS) for _ in range(count))
+            load.wait_for_more(20)
+        assert set(outcomes) <= {"OK", "UNAVAILABLE"}, outcomes
+        assert outcomes["OK"], outcomes
+        wait_until(lambda: server.metric("autoencoder_workers") == 2, "a worker is not replaced")
+        assert_serves(server.address)
+        kills = group.kills
+        assert kills, f"nothing was ended for want of memory: {outcomes}"
+        codes = Counter(event["exit_code"] for event in server.events if event["event"] == "worker died")
+        assert codes == {-signal.SIGKILL: kills}, (codes, kills)
+    assert_clean_end(server)
+    large_ones = {f"large: {name}": number for name, number in sorted(outcomes.items())}
+    return load.figures | large_ones | {"workers ended": kills}
 
 
 def memory_for_all_but_one(folder: Path, count: int) -> dict[str, float]:

@@ -39,6 +39,7 @@ SCENARIOS = {
         Scenario(files.expired_certificate, "certificates", 1, 10),
         Scenario(clock.clock_jumps, "jumps", 1, 20),
         Scenario(memory.little_memory, "large requests", 24, 400),
+        Scenario(memory.memory_of_a_group, "large requests", 24, 400),
         Scenario(memory.memory_for_all_but_one, "large requests", 5, 200),
         Scenario(memory.leaks, "requests", 2_000, 1_000_000),
     )

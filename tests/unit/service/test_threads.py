@@ -46,7 +46,7 @@ def test_all_threads_of_a_started_pool_are_there() -> None:
 
 def test_a_pool_that_cannot_be_started_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(threading.enumerate())
-    adjust, left = ThreadPoolExecutor._adjust_thread_count, iter(range(3))  # type: ignore[attr-defined]
+    adjust, left = ThreadPoolExecutor._adjust_thread_count, iter(range(3))
 
     def start_three(pool: ThreadPoolExecutor) -> None:
         if next(left, None) is None:
