@@ -16,6 +16,7 @@ from hourglass.batch_work import OPERATIONS
 from hourglass.channel import TLS
 from hourglass.client import Client
 from hourglass.errors import HourglassError
+from hourglass.files import said
 from hourglass.in_process import InProcess
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -205,12 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("hourglass: interrupted", file=sys.stderr)
         return 130
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"hourglass: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
-    except (HourglassError, commands.CommandError, ValueError) as error:
-        print("hourglass:", " ".join(str(error).split()), file=sys.stderr)
+    except (HourglassError, commands.CommandError, OSError, ValueError) as error:
+        print("hourglass:", said(error), file=sys.stderr)
         return 1
     return 0
 

@@ -42,6 +42,9 @@ class Source(Protocol):
     def names(self, start: int, stop: int) -> list[str] | None:
         """The files that the rows come from, where each comes from one."""
 
+    def where(self, row: int) -> str:
+        """Where a row is, for people."""
+
 
 def open_source(path: Path, spec: Spec, *, column: str | None, resize: bool) -> Source:
     """The rows at `path` for a model that takes `spec`. Raises CommandError and OSError."""
@@ -94,6 +97,9 @@ class _Npy:
     def names(self, start: int, stop: int) -> None:
         return None
 
+    def where(self, row: int) -> str:
+        return f"row {row} of {self._path}"
+
 
 class _Parquet:
     """A column of lists of numbers, each the elements of one row."""
@@ -145,6 +151,9 @@ class _Parquet:
 
     def names(self, start: int, stop: int) -> None:
         return None
+
+    def where(self, row: int) -> str:
+        return f"row {row} of {self._path}"
 
     def _group_of(self, row: int) -> tuple[int, int]:
         """The row group that holds `row`, and its first row."""
@@ -210,3 +219,6 @@ class _Folder:
 
     def names(self, start: int, stop: int) -> list[str]:
         return self._names[start:stop]
+
+    def where(self, row: int) -> str:
+        return str(self._folder / self._names[row])

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import socket
 from collections.abc import Generator, Iterator
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -23,7 +21,7 @@ from hourglass.batch_outputs import Sink
 from hourglass.batch_work import Model, Patience, Work, digest_of
 from hourglass.channel import is_local
 from hourglass.errors import HourglassError
-from hourglass.files import CommandError
+from hourglass.files import CommandError, said
 
 # Enough that nobody waits long for the last, few enough that a Parquet file is not opened in the middle all the time.
 _RUNS_A_WORKER = 8
@@ -34,7 +32,7 @@ _STARTS = 3
 def work_on_ray(work: Work, source: Source, sink: Sink, wanted: list[bool], *, address: str | None) -> Generator[int]:
     """As `work_here`. `address`: a cluster; None starts a Ray on this machine, which ends with the job.
 
-    Raises CommandError, and what computing a piece raised in a worker.
+    Raises CommandError, also for an error in a worker.
     """
     ray = _ray(own=address is None)
     if not any(wanted):
@@ -124,7 +122,7 @@ def _results(ray: Any, work: Work, source: Source, sink: Sink, wanted: list[bool
     )
     for piece in pieces.iter_batches(batch_size=None, batch_format="numpy"):
         if "error" in piece:
-            raise pickle.loads(piece["error"][0])
+            raise CommandError(str(piece["error"][0]))
         number = int(piece["piece"][0])
         start = number * work.piece_rows
         results = [piece[f"result_{column}"][0] for column in range(len(piece) - 1)]
@@ -159,8 +157,7 @@ class _Pieces:
                 yield from self._made(*self._opened, [first <= number for number in range(stop)])
         except (HourglassError, CommandError, OSError, ValueError) as error:
             # Raised, it would be Ray's: with other words, a traceback, and for some a worker that is started anew.
-            error.__cause__ = None
-            yield {"error": np.array([pickle.dumps(error)], object)}
+            yield {"error": np.array([said(error)])}
 
     def _open(self) -> tuple[Model, Source]:
         work = self._work
@@ -178,7 +175,7 @@ class _Pieces:
 
     def _made(self, model: Model, source: Source, wanted: list[bool]) -> Iterator[dict[str, Any]]:
         for number, rows in source.pieces(self._work.piece_rows, wanted):
-            results = self._patience.persist(partial(self._work.ask, model, rows))
+            results = self._work.make(number, rows, source, model, self._patience)
             # A piece is one row of what is handed on: Ray cannot split it.
             columns = {f"result_{column}": result[None] for column, result in enumerate(results)}
             yield {"piece": np.array([number]), **columns}

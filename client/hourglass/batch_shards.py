@@ -75,6 +75,9 @@ class Share:
     def names(self, start: int, stop: int) -> list[str] | None:
         return self._source.names(self.first_row + start, self.first_row + stop)
 
+    def where(self, row: int) -> str:
+        return self._source.where(self.first_row + row)
+
 
 def begun(folder: Path) -> dict[str, Any] | None:
     """The job that the shares in `folder` belong to; None where there is none yet."""

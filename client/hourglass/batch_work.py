@@ -17,7 +17,7 @@ from hourglass.batch_inputs import Source
 from hourglass.batch_outputs import Column, Sink
 from hourglass.batch_shards import Shard, Share
 from hourglass.client import Client
-from hourglass.errors import Overloaded, Unavailable
+from hourglass.errors import InvalidArgument, Overloaded, Unavailable
 from hourglass.in_process import InProcess
 from hourglass.results import ModelCard, Spec
 from hourglass.tensors import Array
@@ -103,6 +103,14 @@ class Work:
         share = Share(source, self.shard, self.piece_rows)
         return share, share.first_row
 
+    def make(self, number: int, rows: Array, source: Source, model: Model, patience: Patience) -> list[Array]:
+        """What is asked for a piece of `source`. Raises HourglassError, for a row with where the rows begin."""
+        try:
+            return patience.persist(lambda: self.ask(model, rows))
+        except InvalidArgument as error:
+            where = source.where(number * self.piece_rows)
+            raise InvalidArgument(f"{error}; counted from {where}", reason=error.reason) from error
+
     def ask(self, model: Model, rows: Array) -> list[Array]:
         """An array for each column. Raises HourglassError."""
         if self.operation == "score" and isinstance(model, InProcess):
@@ -153,7 +161,7 @@ def work_here(
     at_a_time = model.threads if isinstance(model, InProcess) else _PIECES_AT_A_SERVICE
 
     def make(number: int, rows: Array) -> int:
-        results = patience.persist(lambda: work.ask(model, rows))
+        results = work.make(number, rows, source, model, patience)
         start = number * work.piece_rows
         sink.write(number, start, results, source.names(start, start + len(rows)))
         return len(rows)

@@ -17,6 +17,14 @@ class CommandError(Exception):
     """What the user of a command has to change."""
 
 
+def said(error: Exception) -> str:
+    """What a command says of an error: one line, with the file of an OSError."""
+    if not isinstance(error, OSError):
+        return " ".join(str(error).split())
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 def needs_extra(name: str) -> str:
     return f"{name} is not installed; the command line needs: pip install 'hourglass-client[cli]'"
 
