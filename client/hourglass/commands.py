@@ -117,9 +117,10 @@ def _warn_of_bytes(path: Path, rows: Array, card: ModelCard) -> None:
         return
     largest, expected = float(rows[:_LOOKED_AT_ROWS].max()), card.input.range
     if expected and largest > _FAR * expected[1]:
+        white = 255 if largest <= 255 else 65535
         print(
             f"hourglass: warning: {path}: holds {largest:g} as {rows.dtype}, and {card.name} expects "
-            f"{expected[0]:g} to {expected[1]:g}; only uint8 is scaled, so divide by 255",
+            f"{expected[0]:g} to {expected[1]:g}; only uint8 is scaled, so divide by {white}",
             file=sys.stderr,
         )
 

@@ -37,8 +37,10 @@ def read_rows(path: Path) -> Array:
         rows: Array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy raises what its reader of headers raises, a tokenizer's errors among them
         raise CommandError(f"{path}: must be a .npy file of numbers with at least one row; {error}") from error
-    if rows.size == 0 or rows.ndim < 2:
+    if rows.ndim < 2:
         raise CommandError(f"{path}: the first dimension counts rows, the others are the row; got {rows.shape}")
+    if rows.size == 0:
+        raise CommandError(f"{path}: must have at least one row and no empty dimension; got {rows.shape}")
     return rows
 
 

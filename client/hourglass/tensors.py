@@ -30,6 +30,8 @@ _MAX_DIMENSIONS = 32
 
 def check_rows(name: str, rows: npt.ArrayLike) -> Array:
     """The rows as an array that was not copied, or read, where it was an array already."""
+    if np.ma.is_masked(rows):
+        raise InvalidArgument(f"{name}: must have no masked element, whose value is unknown; fill them first")
     try:
         array = np.asarray(rows)
     except ValueError as error:

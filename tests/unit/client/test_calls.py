@@ -166,6 +166,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"rows": np.empty((0, 2, 3))}, "rows: must have at least one row"),
     ({"rows": np.empty((3, 0))}, "rows: must have at least one row and no empty dimension"),
     ({"rows": np.float32(3)}, "rows: the first dimension counts rows"),
+    ({"rows": np.ma.masked_equal(np.ones((2, 28, 28)), 1)}, "rows: must have no masked element"),
     ({"rows": np.ones(3)}, "rows: the first dimension counts rows"),
     ({"rows": np.ones((2, 2), complex)}, "rows: must hold real numbers; got the dtype complex128"),
     ({"rows": [["a", "b"]]}, "rows: must hold real numbers"),
