@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hourglass import admin_commands, batch, commands
 from hourglass.admin import AdminClient
@@ -65,6 +66,49 @@ the service or run the package; results come back and are written here. Or start
 """
 
 
+_ROWS = """
+A .npy file holds rows: its first dimension counts them, the others are the shape that the model takes (hourglass
+models). uint8 is taken as pixels of 0 to 255 and scaled to 0 to 1; numbers of any other type go as they are. Files are
+read and written piece by piece, and OUT takes its place when it is whole.
+"""
+
+_DESCRIPTIONS = {
+    "models": """\
+List the models that are ready: the shapes of a row and a latent of each, what may be asked of it, figures of its
+evaluation (--json has all that the service says), and whether it runs on a GPU or a CPU.
+""",
+    "encode": f"""\
+Write the latents of rows: what the encoder makes of them, for search, clustering or a classifier.
+
+  hourglass encode digits.npy latents.npy --model mnist-conv
+{_ROWS}""",
+    "decode": f"""\
+Write the rows that belong to latents, as `hourglass encode` wrote them or changed.
+
+  hourglass decode latents.npy digits.npy --model mnist-conv
+{_ROWS}""",
+    "reconstruct": f"""\
+Write what comes of rows on the way through encoder and decoder. --scores keeps how far each row is from what came of
+it (mean squared error), and where that lies among the errors of the rows that the model was validated with: a novelty
+near 1 is unlike them.
+
+  hourglass reconstruct digits.npy again.npy --model mnist-conv --scores scores.csv
+{_ROWS}""",
+    "denoise": f"""\
+Write the clean picture that a model trained on noise sees in a corrupted one, or the clean rows.
+
+  hourglass denoise noisy.png clean.png --model mnist-denoising-conv
+{_ROWS}""",
+    "interpolate": """\
+Draw the path between two pictures through the latents of a model, as a strip of pictures.
+
+  hourglass interpolate three.png eight.png strip.png --model mnist-conv --steps 9
+
+linear: along a straight line. spherical: along the arc from one latent to the other, seen from the origin.
+""",
+}
+
+
 def parser() -> argparse.ArgumentParser:
     secured = argparse.ArgumentParser(add_help=False)
     group = secured.add_argument_group("connection")
@@ -103,7 +147,15 @@ def parser() -> argparse.ArgumentParser:
     # No abbreviations: `--token x` must not be taken for `--token-file x`.
     add = partial(main.add_subparsers(dest="command", metavar="COMMAND", required=True).add_parser, allow_abbrev=False)
 
-    listing = add("models", parents=[connection], help="list the models that are ready")
+    def ask(name: str, **named: Any) -> argparse.ArgumentParser:
+        return add(
+            name,
+            description=_DESCRIPTIONS[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **named,
+        )
+
+    listing = ask("models", parents=[connection], help="list the models that are ready")
     listing.add_argument("--json", action="store_true", help="print the whole model cards as JSON")
     listing.set_defaults(run=commands.models)
 
@@ -112,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
         ("decode", commands.decode, "latents to rows", "latents", "rows"),
         ("reconstruct", commands.reconstruct, "rows to latents and back", "rows", "reconstructions"),
     ):
-        command = add(name, parents=[connection, model, arrays], help=f"{text} (.npy)")
+        command = ask(name, parents=[connection, model, arrays], help=f"{text} (.npy)")
         command.add_argument("source", metavar="IN.npy", type=Path, help=f"the {source}")
         command.add_argument("target", metavar="OUT.npy", type=Path, help=f"where the {target} go")
         command.set_defaults(run=run)
@@ -121,12 +173,12 @@ def parser() -> argparse.ArgumentParser:
                 "--scores", metavar="FILE.csv", type=Path, help="write the error and the novelty of each row"
             )
 
-    denoise = add("denoise", parents=[connection, model, arrays, resize], help="corrupted to clean (.png or .npy)")
+    denoise = ask("denoise", parents=[connection, model, arrays, resize], help="corrupted to clean (.png or .npy)")
     denoise.add_argument("source", metavar="IN.png", type=Path, help="a picture, or a .npy file of rows")
     denoise.add_argument("target", metavar="OUT.png", type=Path, help="where it goes; .npy where IN is")
     denoise.set_defaults(run=commands.denoise)
 
-    strip = add("interpolate", parents=[connection, model, resize], help="the path between two pictures, as a strip")
+    strip = ask("interpolate", parents=[connection, model, resize], help="the path between two pictures, as a strip")
     strip.add_argument("start", metavar="A.png", type=Path, help="where the path begins")
     strip.add_argument("end", metavar="B.png", type=Path, help="where it ends")
     strip.add_argument("target", metavar="STRIP.png", type=Path, help="where the pictures go, side by side")

@@ -43,7 +43,15 @@ def add_parsers(add: Callable[..., argparse.ArgumentParser], connection: argpars
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parsers = admin.add_subparsers(dest="action", metavar="ACTION", required=True, help="what to do")
-    action = partial(parsers.add_parser, allow_abbrev=False, parents=[address, connection])
+
+    def action(name: str, help: str) -> argparse.ArgumentParser:
+        return parsers.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}. Prints the versions of the model as they are then.",
+            allow_abbrev=False,
+            parents=[address, connection],
+        )
 
     listing = action("list", help="all versions, served or not, with their labels and why they failed")
     listing.add_argument("name", metavar="NAME", nargs="?", default="", help="one model; all if left out")
