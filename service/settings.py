@@ -243,13 +243,25 @@ def arguments(settings: Settings) -> list[str]:
     return [word for pair in pairs for word in pair]
 
 
+_EPILOG = f"""\
+examples:
+  python -m service --models models              # all that is there, on 127.0.0.1:50051; on a GPU where there is one
+  python -m service --models models --host 0.0.0.0 --tls-cert server.pem --tls-key server.key --tokens tokens.toml
+  python -m service --models s3://bucket/models --versions latest:2 --watch-s 30 --workers auto
+  python -m service --models models --admin-address unix:/run/hourglass/admin --lame-duck-s 5
+
+Every flag can be given in the environment too: --max-batch-rows as {PREFIX}MAX_BATCH_ROWS. A flag wins over the
+environment.
+"""
+
+
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """The settings of a command line and an environment. Exits with a usage error where one is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m service",
         description="Serve trained autoencoders over gRPC: Encode, Decode, Reconstruct, Denoise, Interpolate.",
-        epilog=f"Every flag can be given in the environment too: --max-batch-rows as {PREFIX}MAX_BATCH_ROWS. "
-        "A flag wins over the environment.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for setting in fields(Settings):
         default: Any = setting.default

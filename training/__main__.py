@@ -38,6 +38,62 @@ examples:
   python -m training train pump.toml
 """
 
+ABOUT = {
+    "train": """\
+Train a recipe and measure it on the test rows. The run's folder, runs/RECIPE/TIME, gets the recipe as it was used, the
+log of epochs, the last checkpoint and the best, and the evaluation. Ctrl-C or SIGTERM stops it after a step, and
+`resume` goes on.
+
+  python -m training train deep --data digits                    # scikit-learn's digits, built in
+  python -m training train deep --data-dir ~/mnist --set network.latent=16 --epochs 30
+  torchrun --nproc-per-node=2 -m training train deep             # two processes, each with half of every batch
+""",
+    "resume": """\
+Go on with a run that was stopped, by Ctrl-C or by a fault, from its last checkpoint. On a CPU the weights at the end
+are those, bit for bit, of a run that was never stopped.
+
+  python -m training resume runs/deep/20260131-120000
+""",
+    "compare": """\
+Print a table of runs, with figures, time and what differs between their recipes, and draw the curves of their losses.
+
+  python -m training compare runs/deep/* --picture deep.png
+""",
+    "export": """\
+Turn a run into a model package that `python -m service` serves, MODELS/NAME/VERSION: both graphs as ONNX, compared with
+the trained network on real rows before they are kept, and the manifest. Or into files for another runtime.
+
+  python -m training export deep                         # the newest run of `deep`
+  python -m training export deep --precision int8        # smaller and faster on a CPU, for a little PSNR
+  python -m training export deep --layout triton --out triton-models
+""",
+    "convert": """\
+Write a model package, after its files were verified, for another runtime.
+
+  python -m training convert models/mnist-conv/1 --layout triton triton-models
+""",
+    "report": """\
+Make a page to look at, report/index.html in the run's folder: curves, reconstructions, latents and the figures of the
+evaluation.
+
+  python -m training report deep                         # of its newest run
+""",
+    "inspect": """\
+Say what a file or folder holds: rows, shape, range, missing values, constant columns, classes. --write makes a recipe
+from it that trains as it stands, to be changed with an editor.
+
+  python -m training inspect pump.csv --window 64 --stride 8 --write pump.toml
+  python -m training train pump.toml
+""",
+    "list": "List the recipes that come with Hourglass, for `train`, `report` and `export`.\n",
+    "zoo": """\
+Train, export (as version 1) and report the recipes that come with Hourglass, one after the other.
+
+  python -m training zoo --data-dir ~/mnist --models models
+  python -m training zoo pca deep --epochs 2             # only these, in short
+""",
+}
+
 # Those of training.layouts, .precision, .devices, .data and .pictures, whose import would make `--help` wait.
 LAYOUTS = ("triton", "onnx")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -55,7 +111,12 @@ def parser() -> argparse.ArgumentParser:
     )
     added = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    command = added.add_parser("train", help="train a recipe into a new run and measure it on the test rows")
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return added.add_parser(
+            name, help=text, description=ABOUT[name], formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    command = add("train", "train a recipe into a new run and measure it on the test rows")
     _recipe(command)
     _data(command, "the recipe's")
     command.add_argument("--epochs", type=int, metavar="N", help="epochs of every phase (default: the recipe's)")
@@ -79,14 +140,14 @@ def parser() -> argparse.ArgumentParser:
     _tensorboard(command)
     command.set_defaults(run=commands.train_command)
 
-    command = added.add_parser("resume", help="go on with a run that was stopped, to the weights it would have had")
+    command = add("resume", "go on with a run that was stopped, to the weights it would have had")
     command.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, such as runs/conv/TIME")
     _data_dir(command)
     _device(command)
     _tensorboard(command)
     command.set_defaults(run=commands.resume_command)
 
-    command = added.add_parser("compare", help="a table of runs: figures, time, what differs; and their curves")
+    command = add("compare", "a table of runs: figures, time, what differs; and their curves")
     command.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="a run's folder")
     command.add_argument(
         "--picture",
@@ -97,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=commands.compare_command)
 
-    command = added.add_parser("export", help="turn a run into a model package, or into files for another runtime")
+    command = add("export", "turn a run into a model package, or into files for another runtime")
     _recipe(command)
     _run(command)
     _data_dir(command)
@@ -129,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=commands.export_command)
 
-    command = added.add_parser("convert", help="write a model package, verified, for another runtime")
+    command = add("convert", "write a model package, verified, for another runtime")
     command.add_argument("package", type=Path, metavar="PACKAGE", help="such as models/mnist-conv/1")
     command.add_argument("out", type=Path, metavar="DIR", help="where it is written")
     command.add_argument(
@@ -137,13 +198,13 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=commands.convert_command)
 
-    command = added.add_parser("report", help="make a page of pictures and figures in the run's folder")
+    command = add("report", "make a page of pictures and figures in the run's folder")
     _recipe(command)
     _run(command)
     _data_dir(command)
     command.set_defaults(run=commands.report_command)
 
-    command = added.add_parser("inspect", help="say what a file or folder holds; write a recipe to start from")
+    command = add("inspect", "say what a file or folder holds; write a recipe to start from")
     command.add_argument("data", metavar="DATA", help=".npy, .npz, .csv or .parquet, or a folder of images")
     command.add_argument("--window", type=int, metavar="N", help="cut windows of N steps (default: a row is a row)")
     command.add_argument("--stride", type=int, metavar="N", help="steps from one window to the next (default: 1)")
@@ -152,10 +213,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--write", type=Path, metavar="RECIPE.toml", help="write a recipe that trains as it stands")
     command.set_defaults(run=commands.inspect_command)
 
-    command = added.add_parser("list", help="list the recipes")
+    command = add("list", "list the recipes")
     command.set_defaults(run=commands.list_command)
 
-    command = added.add_parser("zoo", help="train, export (as version 1) and report all recipes")
+    command = add("zoo", "train, export (as version 1) and report all recipes")
     command.add_argument("recipe", nargs="*", metavar="RECIPE", help="only these (default: all)")
     _data(command, "each recipe's")
     command.add_argument("--epochs", type=int, metavar="N", help="epochs of every phase (default: each recipe's)")
