@@ -20,6 +20,8 @@ from pathlib import Path
 _OPEN_FILES = Path("/proc/self/fd")
 # While grpc has yet to accept somebody, of which the kernel tells nobody but the one who does it.
 _LOOK_S = 0.01
+# Who is being accepted does not wait any more, and is not among the open files yet: he is seen when it is looked again.
+_LOOKS = 2
 # From Linux's asm-generic/socket.h and filter.h: a program of one step, which keeps nothing of a packet.
 _SO_ATTACH_FILTER = 26
 _KEEP_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
@@ -32,6 +34,7 @@ def end(port: int, patience_s: float) -> None:
     For addresses on Linux; elsewhere, and for unix sockets, nothing is done.
     """
     until = time.monotonic() + patience_s
+    found_none = 0
     while True:
         with ExitStack() as stack:
             held = [stack.enter_context(one) for one in _sockets(port)]
@@ -45,10 +48,11 @@ def end(port: int, patience_s: float) -> None:
                 # It may be gone by now: then there is nothing to do. Read as the end of what its client sends.
                 with suppress(OSError):
                     one.shutdown(socket.SHUT_RD)
+            found_none = 0 if open_ones or someone_waits else found_none + 1
             left_s = until - time.monotonic()
-            if not (open_ones or someone_waits) or left_s <= 0:
+            if found_none == _LOOKS or left_s <= 0:
                 return
-            _wait_for_one(open_ones, min(left_s, _LOOK_S) if someone_waits else left_s)
+            _wait_for_one(open_ones, min(left_s, _LOOK_S) if someone_waits or found_none else left_s)
 
 
 def _state(held: socket.socket, events: int) -> int:

@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from queue import SimpleQueue
 
 import pytest
 
@@ -82,6 +83,30 @@ def test_somebody_whom_nobody_has_accepted_yet_is_cut_off_when_he_is() -> None:
             accepted.settimeout(10)
             assert accepted.recv(1) == b""
             accepted.shutdown(socket.SHUT_RDWR)
+            assert _ends_within(ending, 10)
+
+
+def test_somebody_who_is_accepted_while_it_is_looked_is_cut_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = connections._state
+    accepted: SimpleQueue[socket.socket] = SimpleQueue()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname(), timeout=10),
+    ):
+        waiting = iter([listener])
+
+        def accept_first(held: socket.socket, events: int) -> int:
+            if events and (server := next(waiting, None)) is not None:
+                accepted.put(server.accept()[0])  # it was not there when the open files were listed
+            return state(held, events)
+
+        monkeypatch.setattr(connections, "_state", accept_first)
+        ending = threading.Thread(target=connections.end, args=(listener.getsockname()[1], 30), daemon=True)
+        ending.start()
+        with accepted.get(timeout=10) as late:
+            late.settimeout(10)
+            assert late.recv(1) == b""
+            late.shutdown(socket.SHUT_RDWR)
             assert _ends_within(ending, 10)
 
 
