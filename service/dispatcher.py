@@ -157,16 +157,18 @@ class Dispatcher:
 
     def _start_threads(self, model: str, warm_up: Callable[[], None]) -> None:
         warm: list[Future[None]] = [Future() for _ in range(THREADS)]
-        self._threads = [
-            threading.Thread(target=self._serve, args=(warm_up, future), name=f"{model}-{number}", daemon=True)
-            for number, future in enumerate(warm)
-        ]
-        for thread in self._threads:
-            thread.start()
-        failures = [error for future in warm if (error := future.exception()) is not None]
-        if failures:
+        try:
+            for number, future in enumerate(warm):
+                thread = threading.Thread(
+                    target=self._serve, args=(warm_up, future), name=f"{model}-{number}", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
+            for future in warm:
+                future.result()
+        except BaseException:
             self.close()
-            raise failures[0]
+            raise
 
     @property
     def queued_rows(self) -> int:

@@ -291,6 +291,21 @@ def test_every_thread_is_warm_before_the_first_job() -> None:
     dispatcher.close()
 
 
+def test_a_thread_that_cannot_be_started_is_raised_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def start_first_only(thread: threading.Thread) -> None:
+        if thread.name == "fake-1":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    before = threading.active_count()
+    monkeypatch.setattr(threading.Thread, "start", start_first_only)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        make_dispatcher(warm_up=lambda: None)
+    assert threading.active_count() == before
+
+
 def test_a_warm_up_that_fails_is_raised_and_leaves_no_thread() -> None:
     def broken() -> None:
         raise RuntimeError("cannot be run")
