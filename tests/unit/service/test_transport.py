@@ -577,14 +577,14 @@ def test_ordinary_handlers_of_all_arities_work_beside(kind: str) -> None:
 
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where threads have run out: none can be started any more, but for those of clients and of the test."""
-    start = threading._start_new_thread  # type: ignore[attr-defined]
+    start = threading.Thread.start
 
-    def start_new_thread(bootstrap: Any, *arguments: Any) -> int:
-        if bootstrap.__self__.name.startswith(("handler", "message-reader", "stream-reader")):
+    def start_others(thread: threading.Thread) -> None:
+        if thread.name.startswith(("handler", "message-reader", "stream-reader")):
             raise RuntimeError("can't start new thread")
-        return int(start(bootstrap, *arguments))
+        start(thread)
 
-    monkeypatch.setattr(threading, "_start_new_thread", start_new_thread)
+    monkeypatch.setattr(threading.Thread, "start", start_others)
 
 
 def test_ordinary_handlers_need_no_new_thread(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
