@@ -71,6 +71,7 @@ def test_objects_are_never_unpickled(suffix: str, tmp_path: Path) -> None:
         (npy(np.array(3.0)), r"must be \[rows, ...\].*got \[\]"),
         (npy(np.array([[1, 2], [3, np.nan]])), "row 1 holds nan"),
         (npy(np.array([[1, 2], [3, 4], [-np.inf, 4]], np.float16)), "row 2 holds -inf"),
+        (npy(np.array([[1, 2], [3, -1e39]])), "row 1 holds -1e\\+39; every value .* of single precision"),
     ],
 )
 def test_a_bad_npy_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
@@ -108,12 +109,30 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
             {"x_train": np.zeros((4, 2)), "y_train": np.arange(4), "x_test": np.zeros((4, 2))},
             "the test labels must be of the training labels' classes, 0, 1, 2, 3; got none",
         ),
+        (
+            {
+                "rows": np.zeros((2, 2)),
+                "y": np.arange(2),
+                "test_rows": np.zeros((2, 2)),
+                "test_labels": np.array([1, 7]),
+            },
+            "the test labels must be of the training labels' classes, 0, 1; got 7",
+        ),
     ],
 )
 def test_a_bad_npz_is_refused(content: dict[str, np.ndarray], words: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", **content)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=rf"own.npz: {words}"):
         arrays.read_npz(tmp_path / "own.npz")
+
+
+def test_test_rows_need_not_have_every_class(tmp_path: Path) -> None:
+    rows, few = np.zeros((3, 2)), np.zeros((2, 2))
+    np.savez(tmp_path / "own.npz", rows=rows, labels=["a", "b", "c"], test_rows=few, test_labels=["c", "a"])
+    found = arrays.read_npz(tmp_path / "own.npz")
+    assert found.test is not None
+    assert found.test.labels is not None
+    assert found.test.labels.tolist() == [2, 0]
 
 
 LONG = "a,b\n" + "1,2\n" * 400_000
