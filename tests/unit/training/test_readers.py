@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -170,8 +173,36 @@ def test_a_bad_parquet_and_unknown_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"own.csv: has no column 'c'; it has a, b"):
         read_table(tmp_path / "own.csv", ("a", "c"))
+    with pytest.raises(DataError, match=r"own.csv: data.columns names 'a' twice"):
+        read_table(tmp_path / "own.csv", ("a", "b", "a"))
     with pytest.raises(DataError, match=r"column 'a' is the label and cannot be one of data.columns too"):
         read_table(tmp_path / "own.csv", ("a",), "a")
+
+
+def test_rows_are_kept_however_many_lack_a_value(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("a,b\n1,2\n3,\n,5\n6,7\n", encoding="utf-8")
+    found = read_table(tmp_path / "own.csv")
+    assert found.rows.tolist() == [[1, 2], [6, 7]]
+    assert found.incomplete_rows == 2
+
+
+def test_a_row_without_a_label_is_left_out_and_labels_are_any_text(tmp_path: Path) -> None:
+    lines = ["1,x"] * 300_000 + ["2,", "3,NA", "4,1", "5,odd"]
+    (tmp_path / "own.csv").write_text("\n".join(["a,label", *lines]), encoding="utf-8")
+    found = read_table(tmp_path / "own.csv")
+    assert (found.classes, found.incomplete_rows) == (("1", "odd", "x"), 2)
+    # What the first block holds does not decide what a label may be.
+    (tmp_path / "own.csv").write_text("\n".join(["a,label", *["1,7"] * 300_000, "5,odd"]), encoding="utf-8")
+    assert read_table(tmp_path / "own.csv").classes == ("7", "odd")
+    table = pyarrow.table({"a": [1.0, 2.0, 3.0], "label": pyarrow.array([1.0, math.nan, 2.0], from_pandas=False)})
+    pyarrow.parquet.write_table(table, tmp_path / "own.parquet")
+    assert read_table(tmp_path / "own.parquet").rows.tolist() == [[1], [3]]
+
+
+def test_whole_numbers_of_any_size_are_taken(tmp_path: Path) -> None:
+    table = pyarrow.table({"a": [2**60 + 1, 2**62], "b": pyarrow.array([2**64 - 1, 0], pyarrow.uint64())})
+    pyarrow.parquet.write_table(table, tmp_path / "own.parquet")
+    assert read_table(tmp_path / "own.parquet").rows.tolist() == [[2.0**60, 2.0**64], [2.0**62, 0]]
 
 
 def test_a_column_of_many_values_is_no_label(tmp_path: Path) -> None:
