@@ -54,6 +54,28 @@ def test_the_findings_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert not list(Path().glob("*.toml"))
 
 
+def test_a_clock_in_seconds_of_the_epoch_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(3)
+    lines = [f"{1_790_000_000 + step},{2**30 + step % 7},{random.normal()}" for step in range(400)]
+    Path("own.csv").write_text("\n".join(["time,serial,value", *lines]), encoding="utf-8")
+    assert main(["inspect", "own.csv", "--write", "own.toml"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"time .* left out: rises in every row", said)
+    assert re.search(r"serial .* left out: constant in single precision", said)
+    assert recipes.load("own.toml").data.columns == ("value",)
+
+
+def test_columns_that_are_not_asked_for_are_not_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{step % 7},{step % 5 if step < 300_000 else 'broken'}" for step in range(300_010)]
+    Path("own.csv").write_text("\n".join(["a,b", *lines]), encoding="utf-8")
+    assert main(["inspect", "own.csv"]) == 1
+    assert "column 'b' holds 'broken', which is not a number" in capsys.readouterr().err
+    assert main(["inspect", "own.csv", "--columns", "a"]) == 0
+    # Nor is the label.
+    assert main(["inspect", "own.csv", "--label", "b"]) == 0
+    assert "6 classes: 0 (60,000)" in capsys.readouterr().out
+
+
 def write_images(folder: Path) -> None:
     for index in range(24):
         (folder / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
