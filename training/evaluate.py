@@ -41,8 +41,11 @@ THRESHOLD = 0.5
 
 _LEAST_ERROR = 1e-12  # a perfect copy has 120 dB, not infinity
 _DEAD_RANGE = 1e-3
-_SMALL_IMAGE = 16
+_SMALL_IMAGE, _LEAST_IMAGE = 16, 5
 _JACOBIAN_CHUNK_ELEMENTS = 1 << 18  # of the Jacobians that are computed together
+_MOST_JACOBIAN_ELEMENTS = 1 << 22  # of one row; a larger one takes minutes and gigabytes a row, and is estimated
+_JACOBIAN_PROJECTIONS = 16
+_JACOBIAN_SEED = 30_000
 
 Array = npt.NDArray[np.float32]
 
@@ -135,9 +138,10 @@ def row_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def picture_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """How close pictures [B, H, W], or [B, H, W, colours], are to what they should be."""
+    """How close pictures [B, H, W], or [B, H, W, colours], are to what they should be; `ssim` of 5 pixels or more."""
     squares = (outputs - targets).square()
     mean = float(squares.double().mean())
+    similarity = {"ssim": ssim(outputs, targets)} if min(targets.shape[1:3]) >= _LEAST_IMAGE else {}
     return {
         "squared_error_sum": float(squares.double().sum() / len(targets)),
         "mean_squared_error": mean,

@@ -35,6 +35,13 @@ def test_a_perfect_copy_is_perfect_at_every_size(size: int) -> None:
     assert got["pixel_accuracy"] == 1
 
 
+@pytest.mark.parametrize("shape", [(4, 9), (9, 1), (2, 2, 3)])
+def test_pictures_too_small_for_the_window_have_no_ssim(shape: tuple[int, ...]) -> None:
+    got = evaluate.picture_metrics(torch.rand(3, *shape), torch.rand(3, *shape))
+    assert "ssim" not in got
+    assert all(math.isfinite(value) for value in got.values())
+
+
 def test_cross_entropy_is_the_mean_over_pixels_and_has_its_floor() -> None:
     network = networks.build(recipes.Dense(kind="dense", latent=3), (4, 4))
     rows = torch.rand(5, 4, 4)
