@@ -76,7 +76,9 @@ def evaluate(
         metrics["all_black_pixel_accuracy"] = float((rows <= THRESHOLD).float().mean())
     train_rows, train_labels = dataset.sample(PROBE_ROWS)
     latents = encode(network, rows)
-    if dataset.has_classes:
+    # A rare class need not be among the rows that the classifiers are fitted to.
+    has_classes = dataset.has_classes and bool((train_labels != train_labels[0]).any())
+    if has_classes:
         metrics |= code_metrics(encode(network, train_rows), train_labels, latents, dataset.test_labels)
     metrics["mean_activation"] = float(latents.mean())
     if recipe.penalty.kind == "kl-sparsity":
@@ -89,7 +91,7 @@ def evaluate(
 
     pca = PeerPCA(dataset.sample(pca_rows(dataset))[0], math.prod(network.latent_shape))
     peer = similarity(pca.reconstruct(rows), rows)
-    if dataset.has_classes:
+    if has_classes:
         peer |= code_metrics(pca.encode(train_rows), train_labels, pca.encode(rows), dataset.test_labels)
     metrics |= prefixed("pca", peer)
     if recipe.corruption.kind != "none":
