@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -28,7 +27,14 @@ from training import recipes
 from training.corruption import corrupt
 from training.data import Dataset
 from training.networks import Autoencoder
-from training.procedures import EVALUATION_ROWS, classification_accuracy, encode_chunks, mean_activation
+from training.penalties import contractive_estimate
+from training.procedures import (
+    EVALUATION_ROWS,
+    classification_accuracy,
+    encode_chunks,
+    mean_activation,
+    principal_components,
+)
 
 PROBE_ROWS = 20_000
 PROBE_ITERATIONS = 100
@@ -148,7 +154,7 @@ def picture_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
         "squared_error_sum": float(squares.double().sum() / len(targets)),
         "mean_squared_error": mean,
         "psnr_db": -10 * math.log10(max(mean, _LEAST_ERROR)),
-        "ssim": ssim(outputs, targets),
+        **similarity,
         "pixel_accuracy": float(((outputs > THRESHOLD) == (targets > THRESHOLD)).float().mean()),
     }
 
@@ -218,11 +224,22 @@ def jacobians(network: Autoencoder, rows: Tensor, *, keep_graph: bool = False) -
 
 
 def jacobian_norm(network: Autoencoder, rows: Tensor) -> float:
-    """The Frobenius norm of d latent / d row, averaged over the rows."""
+    """The Frobenius norm of d latent / d row, averaged over the rows; of large ones an estimate."""
     size = math.prod(network.latent_shape) * math.prod(network.row_shape)
+    if size > _MOST_JACOBIAN_ELEMENTS:
+        return _jacobian_norm_estimate(network, rows)
     chunk_rows = max(1, _JACOBIAN_CHUNK_ELEMENTS // size)
     norms = [jacobians(network, chunk).norm(dim=(1, 2)) for chunk in torch.split(rows, chunk_rows)]
     return float(torch.cat(norms).mean())
+
+
+def _jacobian_norm_estimate(network: Autoencoder, rows: Tensor) -> float:
+    """The same by random projections, row by row: see `penalties.contractive_estimate`."""
+    generator = torch.Generator().manual_seed(_JACOBIAN_SEED)
+    squares = [
+        contractive_estimate(network, row, _JACOBIAN_PROJECTIONS, generator).detach() for row in torch.split(rows, 1)
+    ]
+    return float(torch.stack(squares).sqrt().mean())
 
 
 class PeerPCA:
@@ -230,7 +247,7 @@ class PeerPCA:
 
     def __init__(self, rows: Tensor, units: int) -> None:
         flat = rows.flatten(1).numpy()
-        self._pca = PCA(min(units, *flat.shape), svd_solver="covariance_eigh").fit(flat)
+        self._pca = principal_components(flat, min(units, *flat.shape))
 
     def encode(self, rows: Tensor) -> Tensor:
         return torch.from_numpy(self._pca.transform(rows.flatten(1).numpy()).astype(np.float32))

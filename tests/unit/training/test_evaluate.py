@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
+from tests.unit.training.short import short_recipe
 from training import evaluate, networks, recipes
 from training.data import Dataset
 
@@ -63,6 +66,41 @@ def test_the_peer_is_pca_of_the_same_code_size(digits: Dataset) -> None:
     assert peer.encode(digits.test_rows).shape == (360, 10)
     everything = evaluate.PeerPCA(digits.train_rows, 1000)  # a code larger than the row: PCA copies
     assert torch.allclose(everything.reconstruct(digits.test_rows), digits.test_rows, atol=1e-4)
+
+
+def test_pca_of_rows_fewer_than_their_elements_is_the_same_without_the_covariance() -> None:
+    # Whose covariance would take 1.6 GB and minutes.
+    wide = evaluate.PeerPCA(torch.rand(20, 100, 200), 20)
+    assert wide.encode(torch.rand(3, 100, 200)).shape == (3, 20)
+    rows = torch.rand(20, 30, generator=torch.Generator().manual_seed(0))
+    by_covariance = PCA(5, svd_solver="covariance_eigh").fit(rows.numpy())
+    expected = by_covariance.inverse_transform(by_covariance.transform(rows.numpy()))
+    assert np.allclose(evaluate.PeerPCA(rows, 5).reconstruct(rows).numpy(), expected, atol=1e-5)
+
+
+def test_the_norm_of_a_large_jacobian_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    recipe = recipes.Convolutional(kind="convolutional", channels=(8, 8), decoder_channels=(4, 4))
+    network = networks.build(recipe, (16, 16))
+    rows = torch.rand(100, 16, 16)
+    exact = evaluate.jacobian_norm(network, rows)
+    monkeypatch.setattr(evaluate, "_MOST_JACOBIAN_ELEMENTS", 1)
+    estimate = evaluate.jacobian_norm(network, rows)
+    assert estimate != exact
+    assert estimate == pytest.approx(exact, rel=0.02)
+
+
+def test_a_class_too_rare_for_the_sample_leaves_the_probes_out(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = torch.zeros_like(digits.train_labels)
+    labels[-1] = 1
+    rare = replace(digits, train_labels=labels, test_labels=torch.zeros_like(digits.test_labels))
+    monkeypatch.setattr(evaluate, "PROBE_ROWS", 500)
+    recipe = short_recipe("pca")
+    metrics = evaluate.evaluate(recipe, networks.build(recipe.network, rare.row_shape), rare, None).metrics
+    assert rare.has_classes
+    assert "linear_probe_accuracy" not in metrics
 
 
 def test_probes_read_classes_off_separable_latents() -> None:
