@@ -75,10 +75,18 @@ class Run:
             file.write(json.dumps(entry) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
+        """The lines of the log; a last one that a full disk or the end of the process has torn is left out."""
         path = self.folder / METRICS
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        entries, lines = [], path.read_bytes().splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                entries.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise RunError(f"{path}: line {number} is not JSON: {error}") from error
+        return entries
 
     def rewind(self, log_lines: int) -> None:
         """Make ready to go on from `state`, after whose first `log_lines` lines the log is written again.
