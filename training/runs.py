@@ -7,10 +7,12 @@ before, while it trains), `evaluation.json`, and `report/` once there is one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ from training.checkpoints import SUFFIX
 from training.errors import RunError
 
 RECIPE, METRICS, EVALUATION, REPORT = "recipe.json", "metrics.jsonl", "evaluation.json", "report"
+LOCK = ".lock"
 LAST, PREVIOUS, REFUSED, BEST, CLASSIFIER = "last", "previous", "refused", "best", "classifier"
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -69,6 +72,18 @@ class Run:
     def recipe(self) -> recipes.Recipe:
         table = self._read_json(RECIPE)
         return recipes.check(table, where=str(self.folder / RECIPE))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training it meanwhile. Raises RunError where one does."""
+        with open(self.folder / LOCK, "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"{self.folder}: is being trained by another process") from error
+            except OSError:
+                pass  # a file system without locks
+            yield
 
     def log(self, entry: Mapping[str, Any]) -> None:
         with open(self.folder / METRICS, "a", encoding="utf-8") as file:
