@@ -70,6 +70,14 @@ def test_a_place_that_cannot_be_written_to_is_one_line_and_the_place(
     assert re.fullmatch(r"error: file[^:]*: (Not a directory|File exists)", error)
 
 
+def test_a_run_is_found_by_the_file_of_a_recipe_that_has_another_name(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = (recipes.FOLDER / "pca.toml").read_text(encoding="utf-8")
+    Path("mine.toml").write_text('name = "another"\n' + recipe, encoding="utf-8")
+    assert main(["train", "mine.toml", "--data", "digits"]) == 0
+    assert main(["report", "mine.toml"]) == 0
+    assert re.search(r"runs/another/.*/report/index.html\n$", capsys.readouterr().out)
+
+
 def test_a_package_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "models/none/1", "out", "--layout", "onnx"]) == 1
     assert capsys.readouterr().err == "error: models/none/1: model.json: cannot be read: No such file or directory\n"
