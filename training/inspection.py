@@ -248,5 +248,5 @@ def _class_counts(found: Found) -> tuple[tuple[str, int], ...]:
 def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    # A JSON text, number or truth value is one of TOML too.
-    return json.dumps(value, ensure_ascii=False)
+    # A JSON text, number or truth value is one of TOML too, but for one control character that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -63,6 +64,15 @@ def test_a_clock_in_seconds_of_the_epoch_is_left_out(capsys: pytest.CaptureFixtu
     assert re.search(r"time .* left out: rises in every row", said)
     assert re.search(r"serial .* left out: constant in single precision", said)
     assert recipes.load("own.toml").data.columns == ("value",)
+
+
+def test_columns_of_any_name_are_written_and_read_again() -> None:
+    names = ["a\x7fb", 'q"uo\\te', "日本 🙂", " lead", "new\nline", "tab\t", "\x01"]
+    random = np.random.default_rng(3)
+    with open("own.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([names, *random.normal(size=(20, len(names))).tolist()])
+    assert main(["inspect", "own.csv", "--write", "own.toml"]) == 0
+    assert recipes.load("own.toml").data.columns == tuple(names)
 
 
 def test_columns_that_are_not_asked_for_are_not_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
