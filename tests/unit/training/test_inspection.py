@@ -102,7 +102,8 @@ SERIES = np.stack([np.sin(np.arange(900) / 5) * 40, np.cos(np.arange(900) / 9) /
         ("own.csv", [], "dense", model_pb2.TENSOR_KIND_VECTOR, (2,)),
         ("own.npy", ["--window", "33", "--stride", "4"], "conv1d", model_pb2.TENSOR_KIND_SERIES, (33, 2)),
         ("pictures", [], "convolutional", model_pb2.TENSOR_KIND_IMAGE, (16, 20, 3)),
-        ("small.npz", [], "dense", model_pb2.TENSOR_KIND_IMAGE, (5, 5)),
+        # Of a name that a published set has.
+        ("digits.npz", [], "dense", model_pb2.TENSOR_KIND_IMAGE, (5, 5)),
     ],
 )
 def test_its_recipe_trains_reports_and_exports_as_it_stands(
@@ -115,7 +116,7 @@ def test_its_recipe_trains_reports_and_exports_as_it_stands(
             np.save(path, SERIES)
         case "pictures":
             write_images(Path(path))
-        case "small.npz":
+        case "digits.npz":
             np.savez(path, rows=np.random.default_rng(0).random((40, 5, 5)))
     assert main(["inspect", path, *flags, "--write", "mine.toml"]) == 0
     assert recipes.load("mine.toml").network.kind == network
@@ -133,6 +134,7 @@ def test_its_recipe_trains_reports_and_exports_as_it_stands(
     assert (package.row_scale is None) == (kind == model_pb2.TENSOR_KIND_IMAGE)
     assert list(package.manifest.input.columns) == (["speed", "vibration"] if path == "own.csv" else [])
     assert package.manifest.recipe["data"]["path"] == path  # type: ignore[index]
+    assert "are test rows of that data" in (folder / "README.md").read_text(encoding="utf-8")
     if path == "own.csv":
         assert "linear_probe_accuracy" in {metric.name for metric in package.manifest.metrics}
     # The graphs take raw rows, and their errors in units of the scale are those that the quantiles are of.
