@@ -126,8 +126,13 @@ def _perform(
 
 def newest_of(recipe: recipes.Recipe, runs_root: Path) -> Run | None:
     """The newest run of exactly this recipe that has a checkpoint, if there is one."""
-    runs = [run for run in Run.all(runs_root, recipe.name) if run.recipe() == recipe]
-    return runs[-1] if runs else None
+    for run in reversed(Run.all(runs_root, recipe.name)):
+        try:
+            if run.recipe() == recipe:
+                return run
+        except RecipeError:  # another release's
+            continue
+    return None
 
 
 def surroundings(recipe: recipes.Recipe, dataset: Dataset, world: World) -> dict[str, Any]:

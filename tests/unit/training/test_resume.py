@@ -221,6 +221,18 @@ def test_figures_of_a_run_that_goes_on_are_of_the_weights_of_the_moment(rows: Da
     assert other.evaluation() is None
 
 
+def test_a_run_of_another_release_is_not_in_the_way_of_those_of_this_one(rows: Dataset, tmp_path: Path) -> None:
+    recipe = short_recipe("deep")
+    run = interrupted(recipe, rows, tmp_path, 2)
+    old = Path(shutil.copytree(run.folder, tmp_path / "deep" / "99990101-000000"))
+    old.joinpath("recipe.json").write_text('{"name": "deep", "epoch_count": 3}', encoding="utf-8")
+    assert Run.newest(tmp_path, "deep").folder == old
+    found = train.newest_of(recipe, tmp_path)
+    assert found == run
+    shutil.rmtree(run.folder)
+    assert train.newest_of(recipe, tmp_path) is None
+
+
 def test_a_finished_run_is_not_trained_again(rows: Dataset, tmp_path: Path) -> None:
     for name in ("pca", "deep"):
         run = train.train(short_recipe(name), rows, tmp_path)
