@@ -36,6 +36,7 @@ class Table:
         self.path = path
         self.is_csv = path.suffix.lower() != ".parquet"
         self.delimiter = _delimiter(path) if self.is_csv else ","
+        self.columns: tuple[str, ...] = ()
         schema = self._schema()
         self.columns = self._names(schema)
         twice = [name for name in self.columns if self.columns.count(name) > 1]
@@ -115,7 +116,8 @@ class Table:
             self.path,
             # One thread: only then do errors name the line.
             read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-            parse_options=csv.ParseOptions(delimiter=self.delimiter),
+            # Of one column, an empty line is an empty cell.
+            parse_options=csv.ParseOptions(delimiter=self.delimiter, ignore_empty_lines=len(self.columns) != 1),
             convert_options=csv.ConvertOptions(include_columns=wanted, column_types=kinds, strings_can_be_null=True),
         )
 

@@ -199,6 +199,15 @@ def test_a_row_without_a_label_is_left_out_and_labels_are_any_text(tmp_path: Pat
     assert read_table(tmp_path / "own.parquet").rows.tolist() == [[1], [3]]
 
 
+def test_an_empty_line_of_one_column_is_a_missing_value(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("a\n1\n\n3\n", encoding="utf-8")
+    found = tables.read_table(tmp_path / "own.csv", None, None, keep_incomplete=True)
+    assert np.isnan(found.rows[:, 0]).tolist() == [False, True, False]
+    # Of several columns it is no row at all.
+    (tmp_path / "own.csv").write_text("a,b\n1,2\n\n3,4\n\n", encoding="utf-8")
+    assert read_table(tmp_path / "own.csv").rows.tolist() == [[1, 2], [3, 4]]
+
+
 def test_whole_numbers_of_any_size_are_taken(tmp_path: Path) -> None:
     table = pyarrow.table({"a": [2**60 + 1, 2**62], "b": pyarrow.array([2**64 - 1, 0], pyarrow.uint64())})
     pyarrow.parquet.write_table(table, tmp_path / "own.parquet")
