@@ -65,7 +65,7 @@ def export(
     recipe = run.recipe()
     require_same_rows(run, dataset)
     network = restore(run, dataset.row_shape)
-    evaluation = figures(run, dataset)
+    evaluation = figures(run, dataset, network)
     graphs = to_onnx(network, dataset.scaling)
     parity = check_parity(network, graphs, dataset.raw(dataset.test_rows[: max(PARITY_BATCHES)]), dataset.scaling)
     manifest = describe(recipe, network, dataset, evaluation)

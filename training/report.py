@@ -49,7 +49,7 @@ def report(run: Run, dataset: Dataset) -> Path:
     require_same_rows(run, dataset)
     recipe = run.recipe()
     network = restore(run, dataset.row_shape)
-    metrics = figures_of(run, dataset)["metrics"]
+    metrics = figures_of(run, dataset, network)["metrics"]
     folder = run.report_folder
     folder.mkdir(exist_ok=True)
     figures: dict[str, tuple[str, Figure | None]] = {

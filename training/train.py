@@ -192,19 +192,18 @@ def restore(run: Run, row_shape: tuple[int, ...]) -> Autoencoder:
 
 def evaluate_run(run: Run, dataset: Dataset) -> evaluate.Evaluation:
     """Measure the run's network on the test rows and keep the figures in the run."""
-    evaluation = _measure(run, dataset)
+    evaluation = _measure(run, dataset, restore(run, dataset.row_shape))
     run.save_evaluation(evaluation.to_json())
     return evaluation
 
 
-def figures(run: Run, dataset: Dataset) -> dict[str, Any]:
-    """The evaluation that a finished run keeps; of another, whose weights may change yet, one made now and not kept."""
+def figures(run: Run, dataset: Dataset, network: Autoencoder) -> dict[str, Any]:
+    """The evaluation that a finished run keeps; of another, which may go on, one of `network` as it was restored."""
     kept = run.evaluation() if not run.has(LAST) or run.finished else None
-    return kept or _measure(run, dataset).to_json()
+    return kept or _measure(run, dataset, network).to_json()
 
 
-def _measure(run: Run, dataset: Dataset) -> evaluate.Evaluation:
-    network = restore(run, dataset.row_shape)
+def _measure(run: Run, dataset: Dataset, network: Autoencoder) -> evaluate.Evaluation:
     classifier = None
     if run.has(CLASSIFIER):
         classifier = nn.Linear(network.latent_shape[0], dataset.class_count)

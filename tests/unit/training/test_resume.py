@@ -73,6 +73,10 @@ def log(run: Run) -> list[dict[str, object]]:
     ]
 
 
+def figures(run: Run, rows: Dataset) -> dict[str, Any]:
+    return train.figures(run, rows, train.restore(run, rows.row_shape))
+
+
 def same(one: Run, other: Run) -> None:
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
@@ -210,14 +214,14 @@ def test_stopped_before_its_first_epoch_a_last_phase_has_no_best_weights_yet(row
 
 def test_figures_of_a_run_that_goes_on_are_of_the_weights_of_the_moment(rows: Dataset, tmp_path: Path) -> None:
     run = interrupted(short_recipe("deep"), rows, tmp_path, 1)
-    early = train.figures(run, rows)
+    early = figures(run, rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "evaluate_run", REAL_EVALUATION)
         train.resume(run, rows)
-    assert train.figures(run, rows) == run.evaluation() != early
+    assert figures(run, rows) == run.evaluation() != early
     # The report of a run that is stopped leaves nothing behind that the next one would take.
     other = interrupted(short_recipe("deep"), rows, tmp_path, 1)
-    assert train.figures(other, rows) == early
+    assert figures(other, rows) == early
     assert other.evaluation() is None
 
 
