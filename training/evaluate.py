@@ -163,6 +163,7 @@ def ssim(outputs: Tensor, targets: Tensor) -> float:
     """Mean structural similarity of pictures [B, H, W], or [B, H, W, colours], in 0..1, by a Gaussian window.
 
     The window of the original paper, 11 pixels wide (sigma 1.5), does not fit a picture of 8 pixels, which gets 5.
+    Every pixel counts, with the picture mirrored at its edges; the paper, and scikit-image, count whole windows alone.
     """
     sigma = 0.5 if min(targets.shape[1:3]) < _SMALL_IMAGE else 1.5
     total = 0.0

@@ -38,6 +38,29 @@ def test_a_perfect_copy_is_perfect_at_every_size(size: int) -> None:
     assert got["pixel_accuracy"] == 1
 
 
+@pytest.mark.parametrize(("size", "sigma", "reach"), [(12, 0.5, 2), (28, 1.5, 5)])
+def test_ssim_is_the_papers_at_every_pixel_of_the_mirrored_picture(size: int, sigma: float, reach: int) -> None:
+    random = np.random.default_rng(0)
+    x = random.random((size, size))
+    y = np.clip(x + 0.2 * random.normal(size=x.shape), 0, 1)
+
+    window = np.exp(-np.square(np.arange(-reach, reach + 1) / sigma) / 2)
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        values = np.pad(values, reach, mode="reflect")
+        for axis in (0, 1):
+            values = np.apply_along_axis(np.convolve, axis, values, window / window.sum(), mode="valid")
+        return values
+
+    x_mean, y_mean = smooth(x), smooth(y)
+    variances = smooth(x * x) - x_mean**2 + smooth(y * y) - y_mean**2
+    covariance = smooth(x * y) - x_mean * y_mean
+    alike = (2 * x_mean * y_mean + 1e-4) * (2 * covariance + 9e-4)
+    expected = (alike / ((x_mean**2 + y_mean**2 + 1e-4) * (variances + 9e-4))).mean()
+    got = evaluate.ssim(torch.from_numpy(y[None]).float(), torch.from_numpy(x[None]).float())
+    assert got == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(4, 9), (9, 1), (2, 2, 3)])
 def test_pictures_too_small_for_the_window_have_no_ssim(shape: tuple[int, ...]) -> None:
     got = evaluate.picture_metrics(torch.rand(3, *shape), torch.rand(3, *shape))
