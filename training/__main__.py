@@ -100,6 +100,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 DEVICES = ("auto", "cpu", "cuda")
 DATA_VARIABLE, CACHE = "HOURGLASS_DATA", ".data"
 PICTURES = (".png", ".pdf", ".svg")
+_MOST_DIGITS = 9  # of a count; a version has 32 bits
 
 
 def parser() -> argparse.ArgumentParser:
@@ -260,8 +261,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
+    if not (text.isdecimal() and len(text) <= _MOST_DIGITS and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {'9' * _MOST_DIGITS}; got {text}")
     return int(text)
 
 

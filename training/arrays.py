@@ -61,7 +61,8 @@ def read_npz(path: Path) -> Found:
             f"{path}: one of its arrays must be called {' or '.join(_ROWS)}; got {', '.join(sorted(arrays)) or 'none'}"
         )
     rows = _checked(path, arrays[name], name)
-    labels, classes = _labels(path, arrays, _LABELS, len(rows))
+    names = _label_names(path, arrays, _LABELS, len(rows))
+    labels, classes = (None, ()) if names is None else number_classes(names)
     test = None
     test_name = next((name for name in _TEST_ROWS if name in arrays), None)
     if test_name is not None:
@@ -71,12 +72,15 @@ def read_npz(path: Path) -> Found:
                 f"{path}: {test_name} must have the rows' shape and type, {list(rows.shape[1:])} {rows.dtype}; got "
                 f"{list(test_rows.shape[1:])} {test_rows.dtype}"
             )
-        test_labels, test_classes = _labels(path, arrays, _TEST_LABELS, len(test_rows))
-        if test_classes != classes:
+        test_names = _label_names(path, arrays, _TEST_LABELS, len(test_rows))
+        others = sorted(set(test_names or ()) - set(classes))
+        if (test_names is None) != (names is None) or others:
             raise DataError(
                 f"{path}: the test labels must be of the training labels' classes, {', '.join(classes) or 'none'}; got "
-                f"{', '.join(test_classes) or 'none'}"
+                f"{', '.join(others) or 'none'}"
             )
+        numbers = {name: number for number, name in enumerate(classes)}
+        test_labels = None if test_names is None else np.array([numbers[name] for name in test_names], dtype=np.int64)
         test = Labelled(rows=test_rows, labels=test_labels)
     return Found(path=path, rows=rows, labels=labels, classes=classes, test=test)
 
@@ -94,13 +98,13 @@ def _checked(path: Path, rows: Array, name: str = "") -> Array:
     return rows
 
 
-def _labels(path: Path, arrays: dict[str, Array], names: tuple[str, ...], count: int) -> tuple[Any, tuple[str, ...]]:
+def _label_names(path: Path, arrays: dict[str, Array], names: tuple[str, ...], count: int) -> list[str] | None:
     name = next((name for name in names if name in arrays), None)
     if name is None:
-        return None, ()
+        return None
     labels = arrays[name]
     if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "buiU":
         raise DataError(
             f"{path}: {name} must be {count} whole numbers or names, one a row; got {list(labels.shape)} {labels.dtype}"
         )
-    return number_classes([str(label) for label in labels.reshape(-1).tolist()])
+    return [str(label) for label in labels.reshape(-1).tolist()]

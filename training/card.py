@@ -46,6 +46,8 @@ def text(manifest: model_pb2.Model) -> str:
     operations = ", ".join(
         model_pb2.Operation.Name(operation).removeprefix("OPERATION_").lower() for operation in manifest.operations
     )
+    # One's own data may have any name, that of a published set too.
+    own = "path" in manifest.recipe["data"]  # type: ignore[operator]
     metrics = "\n".join(f"| {metric.name} | {metric.value:.6g} |" for metric in manifest.metrics)
     return f"""# {manifest.name}, version {manifest.version}
 
@@ -59,7 +61,7 @@ def text(manifest: model_pb2.Model) -> str:
   choose by, {manifest.dataset.test_rows} to judge by.
 - The graphs differ from PyTorch by {manifest.parity.max_absolute_difference:.2g} at most, on real rows.
 
-{_TERMS.get(manifest.dataset.name, _OWN)}
+{_OWN if own else _TERMS[manifest.dataset.name]}
 
 | figure, on the test rows | value |
 |---|---|

@@ -25,13 +25,20 @@ _FACTS, _CHECKSUM = "facts", "sha256"
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write or replace the file at `path`; `facts` is anything that JSON can hold."""
+    """Write or replace the file at `path`; `facts` is anything that JSON can hold.
+
+    Raises RunError where the disk does not take it; what was there stays.
+    """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(facts)
     staging = path.with_name(f".{path.stem}.new")
-    save_file(plain, staging, metadata={_FACTS: text, _CHECKSUM: _checksum(plain, text)})
-    with open(staging, "rb+") as file:
-        os.fsync(file.fileno())
+    try:
+        save_file(plain, staging, metadata={_FACTS: text, _CHECKSUM: _checksum(plain, text)})
+        with open(staging, "rb+") as file:
+            os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        staging.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written: {error}") from error
     os.replace(staging, path)
 
 

@@ -244,7 +244,10 @@ def _chosen_run(options: argparse.Namespace) -> Any:
 
     if options.run_folder:
         return Run(options.run_folder)
-    name = Path(options.recipe).stem if options.recipe.endswith(".toml") else options.recipe
+    name = options.recipe
+    if name.endswith(".toml"):
+        # A recipe may say its own name; one that is no longer there was named after its file.
+        name = recipes.load(name).name if Path(name).is_file() else Path(name).stem
     return Run.newest(options.runs, name)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -28,7 +27,14 @@ from training import recipes
 from training.corruption import corrupt
 from training.data import Dataset
 from training.networks import Autoencoder
-from training.procedures import EVALUATION_ROWS, classification_accuracy, encode_chunks, mean_activation
+from training.penalties import contractive_estimate
+from training.procedures import (
+    EVALUATION_ROWS,
+    classification_accuracy,
+    encode_chunks,
+    mean_activation,
+    principal_components,
+)
 
 PROBE_ROWS = 20_000
 PROBE_ITERATIONS = 100
@@ -41,8 +47,11 @@ THRESHOLD = 0.5
 
 _LEAST_ERROR = 1e-12  # a perfect copy has 120 dB, not infinity
 _DEAD_RANGE = 1e-3
-_SMALL_IMAGE = 16
+_SMALL_IMAGE, _LEAST_IMAGE = 16, 5
 _JACOBIAN_CHUNK_ELEMENTS = 1 << 18  # of the Jacobians that are computed together
+_MOST_JACOBIAN_ELEMENTS = 1 << 22  # of one row; a larger one takes minutes and gigabytes a row, and is estimated
+_JACOBIAN_PROJECTIONS = 16
+_JACOBIAN_SEED = 30_000
 
 Array = npt.NDArray[np.float32]
 
@@ -73,7 +82,9 @@ def evaluate(
         metrics["all_black_pixel_accuracy"] = float((rows <= THRESHOLD).float().mean())
     train_rows, train_labels = dataset.sample(PROBE_ROWS)
     latents = encode(network, rows)
-    if dataset.has_classes:
+    # A rare class need not be among the rows that the classifiers are fitted to.
+    has_classes = dataset.has_classes and bool((train_labels != train_labels[0]).any())
+    if has_classes:
         metrics |= code_metrics(encode(network, train_rows), train_labels, latents, dataset.test_labels)
     metrics["mean_activation"] = float(latents.mean())
     if recipe.penalty.kind == "kl-sparsity":
@@ -86,7 +97,7 @@ def evaluate(
 
     pca = PeerPCA(dataset.sample(pca_rows(dataset))[0], math.prod(network.latent_shape))
     peer = similarity(pca.reconstruct(rows), rows)
-    if dataset.has_classes:
+    if has_classes:
         peer |= code_metrics(pca.encode(train_rows), train_labels, pca.encode(rows), dataset.test_labels)
     metrics |= prefixed("pca", peer)
     if recipe.corruption.kind != "none":
@@ -135,14 +146,15 @@ def row_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def picture_metrics(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """How close pictures [B, H, W], or [B, H, W, colours], are to what they should be."""
+    """How close pictures [B, H, W], or [B, H, W, colours], are to what they should be; `ssim` of 5 pixels or more."""
     squares = (outputs - targets).square()
     mean = float(squares.double().mean())
+    similarity = {"ssim": ssim(outputs, targets)} if min(targets.shape[1:3]) >= _LEAST_IMAGE else {}
     return {
         "squared_error_sum": float(squares.double().sum() / len(targets)),
         "mean_squared_error": mean,
         "psnr_db": -10 * math.log10(max(mean, _LEAST_ERROR)),
-        "ssim": ssim(outputs, targets),
+        **similarity,
         "pixel_accuracy": float(((outputs > THRESHOLD) == (targets > THRESHOLD)).float().mean()),
     }
 
@@ -151,6 +163,7 @@ def ssim(outputs: Tensor, targets: Tensor) -> float:
     """Mean structural similarity of pictures [B, H, W], or [B, H, W, colours], in 0..1, by a Gaussian window.
 
     The window of the original paper, 11 pixels wide (sigma 1.5), does not fit a picture of 8 pixels, which gets 5.
+    Every pixel counts, with the picture mirrored at its edges; the paper, and scikit-image, count whole windows alone.
     """
     sigma = 0.5 if min(targets.shape[1:3]) < _SMALL_IMAGE else 1.5
     total = 0.0
@@ -212,11 +225,22 @@ def jacobians(network: Autoencoder, rows: Tensor, *, keep_graph: bool = False) -
 
 
 def jacobian_norm(network: Autoencoder, rows: Tensor) -> float:
-    """The Frobenius norm of d latent / d row, averaged over the rows."""
+    """The Frobenius norm of d latent / d row, averaged over the rows; of large ones an estimate."""
     size = math.prod(network.latent_shape) * math.prod(network.row_shape)
+    if size > _MOST_JACOBIAN_ELEMENTS:
+        return _jacobian_norm_estimate(network, rows)
     chunk_rows = max(1, _JACOBIAN_CHUNK_ELEMENTS // size)
     norms = [jacobians(network, chunk).norm(dim=(1, 2)) for chunk in torch.split(rows, chunk_rows)]
     return float(torch.cat(norms).mean())
+
+
+def _jacobian_norm_estimate(network: Autoencoder, rows: Tensor) -> float:
+    """The same by random projections, row by row: see `penalties.contractive_estimate`."""
+    generator = torch.Generator().manual_seed(_JACOBIAN_SEED)
+    squares = [
+        contractive_estimate(network, row, _JACOBIAN_PROJECTIONS, generator).detach() for row in torch.split(rows, 1)
+    ]
+    return float(torch.stack(squares).sqrt().mean())
 
 
 class PeerPCA:
@@ -224,7 +248,7 @@ class PeerPCA:
 
     def __init__(self, rows: Tensor, units: int) -> None:
         flat = rows.flatten(1).numpy()
-        self._pca = PCA(min(units, *flat.shape), svd_solver="covariance_eigh").fit(flat)
+        self._pca = principal_components(flat, min(units, *flat.shape))
 
     def encode(self, rows: Tensor) -> Tensor:
         return torch.from_numpy(self._pca.transform(rows.flatten(1).numpy()).astype(np.float32))

@@ -26,7 +26,7 @@ from training.networks import Autoencoder
 from training.precision import Precision
 from training.reduction import MAX_PSNR_LOSS_DB, reduce
 from training.runs import Run
-from training.train import evaluate_run, require_same_rows, restore
+from training.train import figures, require_same_rows, restore
 
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-5, 1e-4
 PARITY_BATCHES = (1, 2, 7, 64, 256)
@@ -65,7 +65,7 @@ def export(
     recipe = run.recipe()
     require_same_rows(run, dataset)
     network = restore(run, dataset.row_shape)
-    evaluation = run.evaluation() or evaluate_run(run, dataset).to_json()
+    evaluation = figures(run, dataset, network)
     graphs = to_onnx(network, dataset.scaling)
     parity = check_parity(network, graphs, dataset.raw(dataset.test_rows[: max(PARITY_BATCHES)]), dataset.scaling)
     manifest = describe(recipe, network, dataset, evaluation)

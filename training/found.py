@@ -73,10 +73,17 @@ def _order(name: str) -> tuple[float, str]:
 
 
 def require_finite(path: Path, rows: npt.NDArray[Any], *, what: str = "row", first: int = 0) -> None:
-    """Raises DataError that names the file and the first row [B, D...] with NaN or infinity, counted from `first`."""
-    if rows.dtype.kind != "f" or bool(np.isfinite(rows).all()):
+    """Raises DataError that names the file and the first row [B, D...] with NaN, infinity or what float32 cannot hold.
+
+    Rows are counted from `first`.
+    """
+    if rows.dtype.kind != "f":
         return
-    row = int(np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0])
-    bad = rows[row].reshape(-1)
-    value = bad[~np.isfinite(bad)][0]
-    raise DataError(f"{path}: {what} {first + row} holds {value}; every value must be a finite number")
+    fits = np.abs(rows) <= np.finfo(np.float32).max
+    if bool(fits.all()):
+        return
+    row = int(np.flatnonzero(~fits.reshape(len(rows), -1).all(axis=1))[0])
+    value = rows[row][~fits[row]].flat[0]
+    raise DataError(
+        f"{path}: {what} {first + row} holds {value}; every value must be a finite number of single precision"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ class Column:
             return "empty"
         if self.minimum == self.maximum:
             return "constant"
-        return "rises in every row: a clock or a counter" if self.rising else ""
+        if self.rising:
+            return "rises in every row: a clock or a counter"
+        return "constant in single precision" if np.float32(self.minimum) == np.float32(self.maximum) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,9 @@ def inspect(settings: recipes.Data) -> Inspection:
     if path.is_file() and path.suffix.lower() in preparation.TABLE_SUFFIXES:
         table = tables.Table(path)
         label = table.label(settings.label, settings.columns)
-        columns = tuple(column for column in _columns(table) if column.name != label)
+        asked = dict.fromkeys(settings.columns or table.columns)
+        looked_at = [name for name in asked if name in table.columns and name != label]
+        columns = _columns(table, looked_at)
         names = settings.columns or [column.name for column in columns if not column.unfit]
         if not names:
             reasons = ", ".join(f"{column.name!r} ({column.unfit})" for column in columns)
@@ -205,8 +209,8 @@ def _network(found: Inspection) -> tuple[dict[str, Any], str]:
     return {"kind": "dense", "hidden": [min(512, 2 * size)], "latent": latent}, "cross-entropy"
 
 
-def _columns(table: tables.Table) -> tuple[Column, ...]:
-    names = tuple(name for name in table.columns if name in table.numeric)
+def _columns(table: tables.Table, looked_at: Sequence[str]) -> tuple[Column, ...]:
+    names = tuple(name for name in looked_at if name in table.numeric)
     missing = np.zeros(len(names), dtype=np.int64)
     minimum, maximum = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     rising, last = np.full(len(names), True), np.full(len(names), -np.inf)
@@ -231,9 +235,7 @@ def _columns(table: tables.Table) -> tuple[Column, ...]:
         )
         for index, name in enumerate(names)
     }
-    return tuple(
-        figures.get(name) or Column(name=name, type=table.types[name], numeric=False) for name in table.columns
-    )
+    return tuple(figures.get(name) or Column(name=name, type=table.types[name], numeric=False) for name in looked_at)
 
 
 def _class_counts(found: Found) -> tuple[tuple[str, int], ...]:
@@ -246,5 +248,5 @@ def _class_counts(found: Found) -> tuple[tuple[str, int], ...]:
 def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    # A JSON text, number or truth value is one of TOML too.
-    return json.dumps(value, ensure_ascii=False)
+    # A JSON text, number or truth value is one of TOML too, but for one control character that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

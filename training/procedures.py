@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from sklearn.decomposition import PCA
 from torch import Generator, Tensor, nn
@@ -61,13 +63,23 @@ def perform(context: Context) -> None:
 def fit_closed_form(network: Autoencoder, rows: Tensor) -> None:
     """Principal component analysis: the components are the weights of the encoder and, transposed, the decoder."""
     assert isinstance(network, DenseAutoencoder), "checked by the recipe; this is a bug"
-    pca = PCA(network.latent_shape[0], svd_solver="covariance_eigh").fit(rows.flatten(1).double().cpu().numpy())
+    pca = principal_components(rows.flatten(1).double().cpu().numpy(), network.latent_shape[0])
     components = torch.from_numpy(pca.components_).float()
     with torch.no_grad():
         network.shift.copy_(torch.from_numpy(pca.mean_).float().reshape(network.row_shape))
         network.encoder[0].weight.copy_(components)  # type: ignore[operator]
         if network.decoder is not None:
             network.decoder[0].weight.copy_(components.T)  # type: ignore[operator]
+
+
+def principal_components(rows: npt.NDArray[Any], units: int) -> PCA:
+    """PCA fitted to rows [B, N], of at most min(B, N) units.
+
+    By the covariance of the elements or, where those are more than the rows, without it: it would take gigabytes, and
+    minutes, for pictures of some size.
+    """
+    solver = "covariance_eigh" if len(rows) >= rows.shape[1] else "full"
+    return PCA(units, svd_solver=solver).fit(rows)
 
 
 def train_jointly(context: Context, name: str, settings: recipes.Optimisation, trained: nn.Module) -> None:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from training import pictures
 from training.data import Dataset
 from training.runs import Run
-from training.train import evaluate_run, require_same_rows, restore
+from training.train import figures as figures_of
+from training.train import require_same_rows, restore
 
 PAGE = "index.html"
 _DPI = 90
@@ -48,7 +49,7 @@ def report(run: Run, dataset: Dataset) -> Path:
     require_same_rows(run, dataset)
     recipe = run.recipe()
     network = restore(run, dataset.row_shape)
-    metrics = (run.evaluation() or evaluate_run(run, dataset).to_json())["metrics"]
+    metrics = figures_of(run, dataset, network)["metrics"]
     folder = run.report_folder
     folder.mkdir(exist_ok=True)
     figures: dict[str, tuple[str, Figure | None]] = {

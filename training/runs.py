@@ -7,10 +7,12 @@ before, while it trains), `evaluation.json`, and `report/` once there is one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ from training.checkpoints import SUFFIX
 from training.errors import RunError
 
 RECIPE, METRICS, EVALUATION, REPORT = "recipe.json", "metrics.jsonl", "evaluation.json", "report"
+LOCK = ".lock"
 LAST, PREVIOUS, REFUSED, BEST, CLASSIFIER = "last", "previous", "refused", "best", "classifier"
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -70,15 +73,35 @@ class Run:
         table = self._read_json(RECIPE)
         return recipes.check(table, where=str(self.folder / RECIPE))
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training it meanwhile. Raises RunError where one does."""
+        with open(self.folder / LOCK, "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"{self.folder}: is being trained by another process") from error
+            except OSError:
+                pass  # a file system without locks
+            yield
+
     def log(self, entry: Mapping[str, Any]) -> None:
         with open(self.folder / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
+        """The lines of the log; a last one that a full disk or the end of the process has torn is left out."""
         path = self.folder / METRICS
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        entries, lines = [], path.read_bytes().splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                entries.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise RunError(f"{path}: line {number} is not JSON: {error}") from error
+        return entries
 
     def rewind(self, log_lines: int) -> None:
         """Make ready to go on from `state`, after whose first `log_lines` lines the log is written again.

@@ -108,7 +108,7 @@ class Session:
         before = self.position
         passed = [*before.passed, before.phase] if before.phase else []
         self.position = Position(phase=phase, passed=passed, log_lines=before.log_lines)
-        self._best = {}
+        self._best, self._best_is_news = {}, False
         return True
 
     def batches(self, row_count: int, batch_rows: int) -> Iterator[Tensor]:

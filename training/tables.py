@@ -22,7 +22,7 @@ LABEL = "label"  # the column that holds classes where none is named
 _BATCH_ROWS = 65_536
 _BLOCK_BYTES = 1 << 20
 
-Values = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
 
 
 class Table:
@@ -36,6 +36,7 @@ class Table:
         self.path = path
         self.is_csv = path.suffix.lower() != ".parquet"
         self.delimiter = _delimiter(path) if self.is_csv else ","
+        self.columns: tuple[str, ...] = ()
         schema = self._schema()
         self.columns = self._names(schema)
         twice = [name for name in self.columns if self.columns.count(name) > 1]
@@ -50,11 +51,11 @@ class Table:
         """Values [b, C], NaN where one is missing, and the labels' text [b]; all None without `label`."""
         done = 0
         wanted = [*columns, *([label] if label is not None and label not in columns else [])]
-        for batch in self._record_batches(wanted, columns):
+        for batch in self._record_batches(wanted, columns, label):
             values = np.stack([_floats(batch.column(name)) for name in columns], axis=1)
             self._require_in_range(values, columns, done)
             labels = batch.column(label).to_pylist() if label is not None else [None] * len(values)
-            yield values.astype(np.float32), [None if name is None else str(name) for name in labels]
+            yield values, [None if name is None or name != name else str(name) for name in labels]
             done += len(values)
 
     def label(self, wanted: str | None, columns: tuple[str, ...] | None) -> str | None:
@@ -77,7 +78,7 @@ class Table:
 
         try:
             if self.is_csv:
-                with self._open_csv(None, ()) as reader:
+                with self._open_csv(None, (), None) as reader:
                     return reader.schema
             return parquet.read_schema(self.path)
         except (pa.ArrowException, OSError) as error:
@@ -89,13 +90,13 @@ class Table:
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: the names of its columns are not UTF-8") from error
 
-    def _record_batches(self, wanted: list[str], numbers: tuple[str, ...]) -> Iterator[Any]:
+    def _record_batches(self, wanted: list[str], numbers: tuple[str, ...], label: str | None = None) -> Iterator[Any]:
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
         try:
             if self.is_csv:
-                with self._open_csv(wanted, numbers) as reader:
+                with self._open_csv(wanted, numbers, label) as reader:
                     yield from reader
             else:
                 with parquet.ParquetFile(self.path) as file:
@@ -103,21 +104,21 @@ class Table:
         except (pa.ArrowException, OSError) as error:
             raise self._failure(error, wanted) from error
 
-    def _open_csv(self, wanted: list[str] | None, numbers: tuple[str, ...]) -> Any:
+    def _open_csv(self, wanted: list[str] | None, numbers: tuple[str, ...], label: str | None) -> Any:
         import pyarrow as pa
         import pyarrow.csv as csv
 
-        booleans = {name for name in numbers if self.types[name] == "bool"}
+        # What follows the first block may have other numbers than that, but must be numbers; labels are any text.
+        kinds = {name: pa.float64() for name in numbers if self.types[name] != "bool"}
+        if label is not None:
+            kinds[label] = pa.string()
         return csv.open_csv(
             self.path,
             # One thread: only then do errors name the line.
             read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-            parse_options=csv.ParseOptions(delimiter=self.delimiter),
-            # What follows the first block may have other numbers than that, but must be numbers.
-            convert_options=csv.ConvertOptions(
-                include_columns=wanted,
-                column_types={name: pa.float64() for name in numbers if name not in booleans},
-            ),
+            # Of one column, an empty line is an empty cell.
+            parse_options=csv.ParseOptions(delimiter=self.delimiter, ignore_empty_lines=len(self.columns) != 1),
+            convert_options=csv.ConvertOptions(include_columns=wanted, column_types=kinds, strings_can_be_null=True),
         )
 
     def _failure(self, error: Exception, wanted: list[str]) -> DataError:
@@ -149,17 +150,18 @@ def read_table(path: Path, columns: tuple[str, ...] | None, label: str | None, *
     chosen = columns if columns is not None else tuple(name for name in table.columns if name != label)
     _require_columns(table, chosen, label)
     classes = Classes()
-    incomplete = 0
+    row_count = incomplete = 0
     holes = np.zeros(len(chosen), dtype=np.int64)
 
     def complete() -> Iterator[Values]:
-        nonlocal incomplete
+        nonlocal row_count, incomplete
         for values, labels in table.batches(chosen, label):
             if label is not None:
                 values[[name is None for name in labels]] = np.nan
             missing = np.isnan(values)
             holes[:] += missing.sum(axis=0)
             whole = ~missing.any(axis=1)
+            row_count += len(values)
             incomplete += int((~whole).sum())
             kept = np.ones_like(whole) if keep_incomplete else whole
             if label is not None:
@@ -167,7 +169,7 @@ def read_table(path: Path, columns: tuple[str, ...] | None, label: str | None, *
             yield values[kept]
 
     rows = storage.gather(complete(), (len(chosen),), np.float32)
-    if incomplete == len(rows) or not len(rows):
+    if incomplete == row_count:
         worst = f"; column {chosen[int(holes.argmax())]!r} lacks the most values" if incomplete else ""
         raise DataError(f"{path}: has no row in which every column has a value{worst}")
     labels, names = classes.numbered() if label is not None else (None, ())
@@ -184,6 +186,8 @@ def _require_columns(table: Table, chosen: tuple[str, ...], label: str | None) -
         if name not in table.columns:
             raise DataError(f"{table.path}: has no column {name!r}; it has {', '.join(table.columns)}")
     for name in chosen:
+        if chosen.count(name) > 1:
+            raise DataError(f"{table.path}: data.columns names {name!r} twice")
         if name not in table.numeric:
             raise DataError(
                 f"{table.path}: column {name!r} holds {table.types[name]}, such as {table.first_text(name)!r}, and not "
@@ -238,5 +242,6 @@ def _floats(column: Any) -> npt.NDArray[np.float64]:
 
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    values: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    # Whole numbers beyond 2**53 are rounded.
+    values: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return values

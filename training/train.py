@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,9 @@ def train(
 def resume(run: Run, dataset: Dataset, *, world: World | None = None, watch: Watch | None = None) -> Run:
     """Go on with a training that was stopped, to the weights that it would have had.
 
-    As many threads compute as did then. Raises RunError where it is finished, has no whole checkpoint, or was begun
-    with another recipe, other rows, other versions, on another kind of device or with another number of processes.
+    As many threads compute as did then. Raises RunError where it is finished, has no whole checkpoint, is being trained
+    by another process, or was begun with another recipe, other rows, other versions, on another kind of device or with
+    another number of processes.
     """
     return _perform(run.recipe(), dataset, world or World(), run.folder.parent.parent, run, watch, CHECKPOINT_S)
 
@@ -76,16 +78,20 @@ def _perform(
             "penalty.kind: 'kl-sparsity' is about the mean over a whole batch, which no process sees where several "
             f"train together; got {world.size} processes"
         )
-    tensors, position = _last_state(begun, recipe, dataset, world) if begun else ({}, None)
-    facts = surroundings(recipe, dataset, world)
     gpus = [world.device] if world.device.type == "cuda" else []
-    # A network that cannot be built from the recipe is refused before there is a folder.
-    with torch.random.fork_rng(devices=gpus):
+    with ExitStack() as held, torch.random.fork_rng(devices=gpus):
+        if begun and world.leads:
+            held.enter_context(begun.held())
+        tensors, position = _last_state(begun, recipe, dataset, world) if begun else ({}, None)
+        facts = surroundings(recipe, dataset, world)
         torch.manual_seed(recipe.seed)
+        # A network that cannot be built from the recipe is refused before there is a folder.
         network = networks.build(recipe.network, dataset.row_shape)
         network.fit_normalisation(recipe.network.normalisation, dataset.train_rows)
         network.to(world.device)
         run = begun or Run(Path(world.leaders_text(lambda: str(Run.create(runs_root, recipe).folder))))
+        if not begun and world.leads:
+            held.enter_context(run.held())
         seed = recipe.seed + world.rank * _SEED_STEP
         if world.rank:
             torch.manual_seed(seed)
@@ -110,18 +116,23 @@ def _perform(
                     recipe=recipe, dataset=dataset.to(world.device), session=session, generator=generator
                 )
             )
-    if world.leads:
-        if not run.has(BEST):
-            run.save(network, BEST)
-        evaluate_run(run, dataset)
-        run.finish(facts)
+        if world.leads:
+            if not run.has(BEST):
+                run.save(network, BEST)
+            evaluate_run(run, dataset)
+            run.finish(facts)
     return run
 
 
 def newest_of(recipe: recipes.Recipe, runs_root: Path) -> Run | None:
     """The newest run of exactly this recipe that has a checkpoint, if there is one."""
-    runs = [run for run in Run.all(runs_root, recipe.name) if run.recipe() == recipe]
-    return runs[-1] if runs else None
+    for run in reversed(Run.all(runs_root, recipe.name)):
+        try:
+            if run.recipe() == recipe:
+                return run
+        except RecipeError:  # another release's
+            continue
+    return None
 
 
 def surroundings(recipe: recipes.Recipe, dataset: Dataset, world: World) -> dict[str, Any]:
@@ -181,11 +192,20 @@ def restore(run: Run, row_shape: tuple[int, ...]) -> Autoencoder:
 
 def evaluate_run(run: Run, dataset: Dataset) -> evaluate.Evaluation:
     """Measure the run's network on the test rows and keep the figures in the run."""
-    network = restore(run, dataset.row_shape)
+    evaluation = _measure(run, dataset, restore(run, dataset.row_shape))
+    run.save_evaluation(evaluation.to_json())
+    return evaluation
+
+
+def figures(run: Run, dataset: Dataset, network: Autoencoder) -> dict[str, Any]:
+    """The evaluation that a finished run keeps; of another, which may go on, one of `network` as it was restored."""
+    kept = run.evaluation() if not run.has(LAST) or run.finished else None
+    return kept or _measure(run, dataset, network).to_json()
+
+
+def _measure(run: Run, dataset: Dataset, network: Autoencoder) -> evaluate.Evaluation:
     classifier = None
     if run.has(CLASSIFIER):
         classifier = nn.Linear(network.latent_shape[0], dataset.class_count)
         run.restore(classifier, CLASSIFIER)
-    evaluation = evaluate.evaluate(run.recipe(), network, dataset, classifier)
-    run.save_evaluation(evaluation.to_json())
-    return evaluation
+    return evaluate.evaluate(run.recipe(), network, dataset, classifier)

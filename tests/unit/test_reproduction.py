@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -307,3 +308,19 @@ def test_every_keras_trial_is_a_recipe_that_training_takes(monkeypatch: pytest.M
     assert len(taken) == sum(len(one.trials) for one in keras_series.group().rows)
     # The blog's penalty of 1e-4 beside a mean over 784 pixels.
     assert any(isinstance(one.penalty, recipes.L1) and one.penalty.strength == pytest.approx(0.0784) for one in taken)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_seconds_of_pretraining_are_counted_once(kept: bool, tmp_path: Path) -> None:
+    made_s = 0.2
+
+    def make() -> dict[str, torch.Tensor]:
+        time.sleep(made_s)
+        return {"weight": torch.ones(3)}
+
+    bench = Bench(seed=0, data_dir=None, cache=tmp_path if kept else None)
+    # Made now, they are in the wall time of the trial already.
+    assert bench.cached({"layer": 1}, make)[1] == 0
+    tensors, spent_s = bench.cached({"layer": 1}, make)
+    assert tensors["weight"].tolist() == [1, 1, 1]
+    assert spent_s >= made_s if kept else spent_s == 0

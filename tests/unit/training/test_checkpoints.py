@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,20 @@ def test_facts_and_tensors_come_back_as_they_were(tmp_path: Path) -> None:
     assert facts_read == facts
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)
+
+
+def test_what_the_disk_does_not_take_is_an_error_of_ours_and_what_was_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    checkpoints.write(path, {"a": torch.arange(3.0)}, {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(RunError, match=r"a\.safetensors: cannot be written: .*File too large"):
+            checkpoints.write(path, {"a": torch.zeros(10_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert checkpoints.read(path)[0]["a"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,9 @@ def test_what_the_command_line_repeats_is_what_the_modules_say() -> None:
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["train", "conv", "--threads", "-1"], "--threads: must be a whole number of at least 1; got -1"),
-        (["export", "conv", "--version", "0"], "--version: must be a whole number of at least 1; got 0"),
+        (["train", "conv", "--threads", "-1"], "--threads: must be a whole number from 1 to 999999999; got -1"),
+        (["export", "conv", "--version", "0"], "--version: must be a whole number from 1 to 999999999; got 0"),
+        (["export", "conv", "--version", "4294967296"], "must be a whole number from 1 to 999999999; got 4294967296"),
         (["export", "conv", "--max-psnr-loss", "nan"], "--max-psnr-loss: must be a number of decibels, 0 or more; got"),
         (["compare", "runs/conv/1", "--picture", "x.txt"], "--picture: the name must end in one of .png, .pdf, .svg"),
     ],
@@ -68,6 +69,14 @@ def test_a_place_that_cannot_be_written_to_is_one_line_and_the_place(
     assert main([*flags, "--layout", "onnx"] if case == "convert" else flags) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(r"error: file[^:]*: (Not a directory|File exists)", error)
+
+
+def test_a_run_is_found_by_the_file_of_a_recipe_that_has_another_name(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = (recipes.FOLDER / "pca.toml").read_text(encoding="utf-8")
+    Path("mine.toml").write_text('name = "another"\n' + recipe, encoding="utf-8")
+    assert main(["train", "mine.toml", "--data", "digits"]) == 0
+    assert main(["report", "mine.toml"]) == 0
+    assert re.search(r"runs/another/.*/report/index.html\n$", capsys.readouterr().out)
 
 
 def test_a_package_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:

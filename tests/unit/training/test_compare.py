@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.unit.training.short import short_recipe
 from training import compare, pictures, train
 from training.data import Dataset
+from training.errors import RunError
 from training.runs import Run
 
 
@@ -34,6 +36,17 @@ def test_a_table_says_what_differs_and_what_came_of_it(
     assert cells(text, "test: psnr_db") == [f"{figure:.5g}" for figure in figures]
     seconds = [sum(entry["seconds"] for entry in run.metrics()) for run in (one, other)]
     assert cells(text, "training, seconds") == [f"{value:.1f}" for value in seconds]
+
+
+def test_a_log_with_a_torn_last_line_is_read_up_to_it(digit_runs: dict[str, Run], tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(digit_runs["deep"].folder, tmp_path / "deep" / "run")))
+    entries, log = run.metrics(), run.folder / "metrics.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"phase": "jo')
+    assert run.metrics() == entries
+    assert cells(compare.table([run]), "joint: best epoch") == ["2", "of", "2"]
+    log.write_bytes(b"{\n" + log.read_bytes())
+    with pytest.raises(RunError, match=r"metrics.jsonl: line 1 is not JSON"):
+        run.metrics()
 
 
 def test_runs_of_different_procedures_can_be_compared(digit_runs: dict[str, Run]) -> None:

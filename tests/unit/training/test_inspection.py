@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -54,6 +55,37 @@ def test_the_findings_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert not list(Path().glob("*.toml"))
 
 
+def test_a_clock_in_seconds_of_the_epoch_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(3)
+    lines = [f"{1_790_000_000 + step},{2**30 + step % 7},{random.normal()}" for step in range(400)]
+    Path("own.csv").write_text("\n".join(["time,serial,value", *lines]), encoding="utf-8")
+    assert main(["inspect", "own.csv", "--write", "own.toml"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"time .* left out: rises in every row", said)
+    assert re.search(r"serial .* left out: constant in single precision", said)
+    assert recipes.load("own.toml").data.columns == ("value",)
+
+
+def test_columns_of_any_name_are_written_and_read_again() -> None:
+    names = ["a\x7fb", 'q"uo\\te', "日本 🙂", " lead", "new\nline", "tab\t", "\x01"]
+    random = np.random.default_rng(3)
+    with open("own.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([names, *random.normal(size=(20, len(names))).tolist()])
+    assert main(["inspect", "own.csv", "--write", "own.toml"]) == 0
+    assert recipes.load("own.toml").data.columns == tuple(names)
+
+
+def test_columns_that_are_not_asked_for_are_not_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{step % 7},{step % 5 if step < 300_000 else 'broken'}" for step in range(300_010)]
+    Path("own.csv").write_text("\n".join(["a,b", *lines]), encoding="utf-8")
+    assert main(["inspect", "own.csv"]) == 1
+    assert "column 'b' holds 'broken', which is not a number" in capsys.readouterr().err
+    assert main(["inspect", "own.csv", "--columns", "a"]) == 0
+    # Nor is the label.
+    assert main(["inspect", "own.csv", "--label", "b"]) == 0
+    assert "6 classes: 0 (60,000)" in capsys.readouterr().out
+
+
 def write_images(folder: Path) -> None:
     for index in range(24):
         (folder / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
@@ -70,7 +102,8 @@ SERIES = np.stack([np.sin(np.arange(900) / 5) * 40, np.cos(np.arange(900) / 9) /
         ("own.csv", [], "dense", model_pb2.TENSOR_KIND_VECTOR, (2,)),
         ("own.npy", ["--window", "33", "--stride", "4"], "conv1d", model_pb2.TENSOR_KIND_SERIES, (33, 2)),
         ("pictures", [], "convolutional", model_pb2.TENSOR_KIND_IMAGE, (16, 20, 3)),
-        ("small.npz", [], "dense", model_pb2.TENSOR_KIND_IMAGE, (5, 5)),
+        # Of a name that a published set has.
+        ("digits.npz", [], "dense", model_pb2.TENSOR_KIND_IMAGE, (5, 5)),
     ],
 )
 def test_its_recipe_trains_reports_and_exports_as_it_stands(
@@ -83,7 +116,7 @@ def test_its_recipe_trains_reports_and_exports_as_it_stands(
             np.save(path, SERIES)
         case "pictures":
             write_images(Path(path))
-        case "small.npz":
+        case "digits.npz":
             np.savez(path, rows=np.random.default_rng(0).random((40, 5, 5)))
     assert main(["inspect", path, *flags, "--write", "mine.toml"]) == 0
     assert recipes.load("mine.toml").network.kind == network
@@ -101,6 +134,7 @@ def test_its_recipe_trains_reports_and_exports_as_it_stands(
     assert (package.row_scale is None) == (kind == model_pb2.TENSOR_KIND_IMAGE)
     assert list(package.manifest.input.columns) == (["speed", "vibration"] if path == "own.csv" else [])
     assert package.manifest.recipe["data"]["path"] == path  # type: ignore[index]
+    assert "are test rows of that data" in (folder / "README.md").read_text(encoding="utf-8")
     if path == "own.csv":
         assert "linear_probe_accuracy" in {metric.name for metric in package.manifest.metrics}
     # The graphs take raw rows, and their errors in units of the scale are those that the quantiles are of.

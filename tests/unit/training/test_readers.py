@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -71,6 +74,7 @@ def test_objects_are_never_unpickled(suffix: str, tmp_path: Path) -> None:
         (npy(np.array(3.0)), r"must be \[rows, ...\].*got \[\]"),
         (npy(np.array([[1, 2], [3, np.nan]])), "row 1 holds nan"),
         (npy(np.array([[1, 2], [3, 4], [-np.inf, 4]], np.float16)), "row 2 holds -inf"),
+        (npy(np.array([[1, 2], [3, -1e39]])), "row 1 holds -1e\\+39; every value .* of single precision"),
     ],
 )
 def test_a_bad_npy_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
@@ -108,12 +112,30 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
             {"x_train": np.zeros((4, 2)), "y_train": np.arange(4), "x_test": np.zeros((4, 2))},
             "the test labels must be of the training labels' classes, 0, 1, 2, 3; got none",
         ),
+        (
+            {
+                "rows": np.zeros((2, 2)),
+                "y": np.arange(2),
+                "test_rows": np.zeros((2, 2)),
+                "test_labels": np.array([1, 7]),
+            },
+            "the test labels must be of the training labels' classes, 0, 1; got 7",
+        ),
     ],
 )
 def test_a_bad_npz_is_refused(content: dict[str, np.ndarray], words: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", **content)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=rf"own.npz: {words}"):
         arrays.read_npz(tmp_path / "own.npz")
+
+
+def test_test_rows_need_not_have_every_class(tmp_path: Path) -> None:
+    rows, few = np.zeros((3, 2)), np.zeros((2, 2))
+    np.savez(tmp_path / "own.npz", rows=rows, labels=["a", "b", "c"], test_rows=few, test_labels=["c", "a"])
+    found = arrays.read_npz(tmp_path / "own.npz")
+    assert found.test is not None
+    assert found.test.labels is not None
+    assert found.test.labels.tolist() == [2, 0]
 
 
 LONG = "a,b\n" + "1,2\n" * 400_000
@@ -151,8 +173,45 @@ def test_a_bad_parquet_and_unknown_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"own.csv: has no column 'c'; it has a, b"):
         read_table(tmp_path / "own.csv", ("a", "c"))
+    with pytest.raises(DataError, match=r"own.csv: data.columns names 'a' twice"):
+        read_table(tmp_path / "own.csv", ("a", "b", "a"))
     with pytest.raises(DataError, match=r"column 'a' is the label and cannot be one of data.columns too"):
         read_table(tmp_path / "own.csv", ("a",), "a")
+
+
+def test_rows_are_kept_however_many_lack_a_value(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("a,b\n1,2\n3,\n,5\n6,7\n", encoding="utf-8")
+    found = read_table(tmp_path / "own.csv")
+    assert found.rows.tolist() == [[1, 2], [6, 7]]
+    assert found.incomplete_rows == 2
+
+
+def test_a_row_without_a_label_is_left_out_and_labels_are_any_text(tmp_path: Path) -> None:
+    lines = ["1,x"] * 300_000 + ["2,", "3,NA", "4,1", "5,odd"]
+    (tmp_path / "own.csv").write_text("\n".join(["a,label", *lines]), encoding="utf-8")
+    found = read_table(tmp_path / "own.csv")
+    assert (found.classes, found.incomplete_rows) == (("1", "odd", "x"), 2)
+    # What the first block holds does not decide what a label may be.
+    (tmp_path / "own.csv").write_text("\n".join(["a,label", *["1,7"] * 300_000, "5,odd"]), encoding="utf-8")
+    assert read_table(tmp_path / "own.csv").classes == ("7", "odd")
+    table = pyarrow.table({"a": [1.0, 2.0, 3.0], "label": pyarrow.array([1.0, math.nan, 2.0], from_pandas=False)})
+    pyarrow.parquet.write_table(table, tmp_path / "own.parquet")
+    assert read_table(tmp_path / "own.parquet").rows.tolist() == [[1], [3]]
+
+
+def test_an_empty_line_of_one_column_is_a_missing_value(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("a\n1\n\n3\n", encoding="utf-8")
+    found = tables.read_table(tmp_path / "own.csv", None, None, keep_incomplete=True)
+    assert np.isnan(found.rows[:, 0]).tolist() == [False, True, False]
+    # Of several columns it is no row at all.
+    (tmp_path / "own.csv").write_text("a,b\n1,2\n\n3,4\n\n", encoding="utf-8")
+    assert read_table(tmp_path / "own.csv").rows.tolist() == [[1, 2], [3, 4]]
+
+
+def test_whole_numbers_of_any_size_are_taken(tmp_path: Path) -> None:
+    table = pyarrow.table({"a": [2**60 + 1, 2**62], "b": pyarrow.array([2**64 - 1, 0], pyarrow.uint64())})
+    pyarrow.parquet.write_table(table, tmp_path / "own.parquet")
+    assert read_table(tmp_path / "own.parquet").rows.tolist() == [[2.0**60, 2.0**64], [2.0**62, 0]]
 
 
 def test_a_column_of_many_values_is_no_label(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from training.runs import Run
 from training.session import Session
 
 FIT_ROWS = 300
+REAL_EVALUATION = train.evaluate_run
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,10 @@ def log(run: Run) -> list[dict[str, object]]:
     return [
         {key: value for key, value in entry.items() if key not in ("seconds", "rows_per_s")} for entry in run.metrics()
     ]
+
+
+def figures(run: Run, rows: Dataset) -> dict[str, Any]:
+    return train.figures(run, rows, train.restore(run, rows.row_shape))
 
 
 def same(one: Run, other: Run) -> None:
@@ -177,6 +182,59 @@ def test_a_broken_checkpoint_is_refused_and_the_one_before_taken(
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"(?s)last.safetensors: cannot be read.*previous.safetensors: cannot be read"):
         train.resume(copy, rows)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(rows: Dataset, tmp_path: Path) -> None:
+    refused = 0
+
+    def watch(run: Run) -> Callable[[Any], None]:
+        def tell(entry: Any) -> None:
+            nonlocal refused
+            with pytest.raises(RunError, match="is being trained by another process"):
+                train.resume(run, rows)
+            refused += 1
+
+        return tell
+
+    recipe = short_recipe("deep")
+    train.train(recipe, rows, tmp_path / "begun", watch=watch)
+    stopped = interrupted(recipe, rows, tmp_path / "resumed", 1)
+    train.resume(stopped, rows, watch=watch)
+    assert refused == 4
+
+
+def test_stopped_before_its_first_epoch_a_last_phase_has_no_best_weights_yet(rows: Dataset, tmp_path: Path) -> None:
+    recipe = short_recipe("stacked", ("procedure.finetuning.patience", 1))
+    run = interrupted(recipe, rows, tmp_path, 19)
+    position = run.state()[1]["position"]
+    assert (position["phase"], position["epoch"]) == ("refitting", 1)
+    assert not run.has("best")
+    train.restore(run, rows.row_shape)
+
+
+def test_figures_of_a_run_that_goes_on_are_of_the_weights_of_the_moment(rows: Dataset, tmp_path: Path) -> None:
+    run = interrupted(short_recipe("deep"), rows, tmp_path, 1)
+    early = figures(run, rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "evaluate_run", REAL_EVALUATION)
+        train.resume(run, rows)
+    assert figures(run, rows) == run.evaluation() != early
+    # The report of a run that is stopped leaves nothing behind that the next one would take.
+    other = interrupted(short_recipe("deep"), rows, tmp_path, 1)
+    assert figures(other, rows) == early
+    assert other.evaluation() is None
+
+
+def test_a_run_of_another_release_is_not_in_the_way_of_those_of_this_one(rows: Dataset, tmp_path: Path) -> None:
+    recipe = short_recipe("deep")
+    run = interrupted(recipe, rows, tmp_path, 2)
+    old = Path(shutil.copytree(run.folder, tmp_path / "deep" / "99990101-000000"))
+    old.joinpath("recipe.json").write_text('{"name": "deep", "epoch_count": 3}', encoding="utf-8")
+    assert Run.newest(tmp_path, "deep").folder == old
+    found = train.newest_of(recipe, tmp_path)
+    assert found == run
+    shutil.rmtree(run.folder)
+    assert train.newest_of(recipe, tmp_path) is None
 
 
 def test_a_finished_run_is_not_trained_again(rows: Dataset, tmp_path: Path) -> None:
