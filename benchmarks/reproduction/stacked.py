@@ -62,8 +62,8 @@ def trial(data: str, masked: float, tuning: FineTuning, epochs: int | None = Non
     return run
 
 
-# Without masking, layers learn to copy the noise, and saturate: 100 epochs of that leave them worse than 10, and at a rate of
-# 0.2 the first steps of fine-tuning would end all learning.
+# Without masking, layers learn to copy the noise, and saturate: 100 epochs of that leave them worse than 10, and at a
+# rate of 0.2 the first steps of fine-tuning would end all learning.
 OUR_COPIES_OF_NOISE = trial("bg-rand", 0.0, replace(OURS["bg-rand"], learning_rate=0.1), epochs=10)
 
 
