@@ -3,7 +3,8 @@
 python -m benchmarks.client rows ADDRESS MODEL ROWS      # Client.encode of so many rows: rows a second
 python -m benchmarks.client streams ADDRESS MODEL ROWS   # the same rows by Stream, a stream a connection: rows a second
 python -m benchmarks.client tasks ADDRESS MODEL TASKS    # so many tasks of a row each, one AsyncClient: rows a second
-python -m benchmarks.client alone ADDRESS MODEL CALLS    # single rows, one after the other: p50 and p99 in seconds
+python -m benchmarks.client encode ADDRESS MODEL CALLS   # single rows, one after the other: p50 and p99 in seconds
+python -m benchmarks.client decode ADDRESS MODEL CALLS   # the same of latents
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc
 import numpy as np
@@ -77,22 +79,31 @@ def tasks_a_second(address: str, model: str, count: int) -> float:
     return asyncio.run(run())
 
 
-def latencies(address: str, model: str, count: int) -> tuple[float, float]:
+def latencies(operation: str, address: str, model: str, count: int) -> tuple[float, float]:
     row = digits(1)
     times = []
     with Client(address, connections=1) as client:
+        latent = client.encode(model, row)
         for _ in range(count + 20):
             began = time.perf_counter()
-            client.encode(model, row)
+            if operation == "encode":
+                client.encode(model, row)
+            else:
+                client.decode(model, latent)
             times.append(time.perf_counter() - began)
     p50, p99 = np.percentile(times[20:], (50, 99)).tolist()
     return p50, p99
 
 
+MEASURES: dict[str, Callable[[str, str, int], float | tuple[float, float]]] = {
+    "rows": rows_a_second,
+    "streams": streamed_rows_a_second,
+    "tasks": tasks_a_second,
+    "encode": partial(latencies, "encode"),
+    "decode": partial(latencies, "decode"),
+}
+
 if __name__ == "__main__":
     what, address, model, count = sys.argv[1:]
-    measure = {"rows": rows_a_second, "streams": streamed_rows_a_second, "tasks": tasks_a_second, "alone": latencies}[
-        what
-    ]
-    result = measure(address, model, int(count))
+    result = MEASURES[what](address, model, int(count))
     print(*(result if isinstance(result, tuple) else (result,)))

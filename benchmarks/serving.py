@@ -45,6 +45,7 @@ from benchmarks.subjects import (
 IN_FLIGHT = {1: Load(connections=1), 16: Load(connections=4, streams=4), 64: Load(connections=4, streams=16)}
 BULK_ROWS, BULK = 256, Load(connections=4)
 CLIENT_ROWS, TASKS, LONE_CALLS = 20_000, 2_000, 300
+LONE_OPERATIONS = ("encode", "decode")
 GROWTH_ROWS = (1, 4, 16, 64, 256)
 GROWTH_CONNECTIONS = (1, 4, 16, 64, 256)
 GROWTH_MODELS = (1, 10, 50)
@@ -195,16 +196,19 @@ class Bench:
                         self._note(f"Hourglass, Python client, {what}", self._client(what, ours, count)[0])
 
     def _fairness(self, folder: Path) -> None:
-        """Single rows, one after the other, alone and beside four clients that send 256 rows without pause."""
+        """Single rows, one after the other, alone and beside four clients that encode 256 rows without pause."""
         with service("Hourglass", self._models, {self._server_core}, folder, "--threads", "1") as ours:
             os.sched_setaffinity(0, {self._load_core})
             for number in range(self._rounds):
                 print(f"fairness, round {number + 1} of {self._rounds}", file=sys.stderr)
-                self._note("lone call alone, p99 in s", self._client("alone", ours, LONE_CALLS)[1])
+                for operation in LONE_OPERATIONS:
+                    self._note(f"lone {operation} alone, p99 in s", self._client(operation, ours, LONE_CALLS)[1])
                 full = BULK_ROWS / loop(self._session, self._bulk, self._seconds)
                 self._note("full batch in s", full)
                 with bulk_load(ours, ours.body(self._model, self._bulk)):
-                    self._note("lone call under bulk load, p99 in s", self._client("alone", ours, LONE_CALLS)[1])
+                    for operation in LONE_OPERATIONS:
+                        p99 = self._client(operation, ours, LONE_CALLS)[1]
+                        self._note(f"lone {operation} under bulk load, p99 in s", p99)
             os.sched_setaffinity(0, {self._server_core, self._load_core})
 
     def _growth(self, folder: Path) -> None:

@@ -20,6 +20,9 @@ it is full: a full batch may be prepared while another runs, a partial one would
 
 Callers share each batch evenly: a caller with less than its share leaves the rest to the others (max-min fairness).
 Rows can be taken one by one, so deficit round robin (Shreedhar and Varghese 1995) needs no deficit counters here.
+
+Operations take turns, a batch each: however much of one waits, the first of another waits for a batch or two. By age
+instead, it would wait for all that came before it.
 """
 
 from __future__ import annotations
@@ -94,9 +97,6 @@ class _Queue(Generic[R]):
     callers: OrderedDict[Hashable, deque[R]] = field(default_factory=OrderedDict)
     row_count: int = 0
 
-    def oldest(self) -> float:
-        return min(requests[0].admitted_at for requests in self.callers.values())
-
 
 class Batcher(Generic[R]):
     """`max_batch_rows` bounds a batch, `max_queue_rows` all rows that wait; both at least 1."""
@@ -109,7 +109,8 @@ class Batcher(Generic[R]):
         self.max_background_rows = min(MAX_BACKGROUND_ROWS, max_batch_rows)
         self.queued_rows = 0
         self._batch_count = 0
-        self._queues: dict[str, _Queue[R]] = {}
+        # By operation, in the order of their turn.
+        self._queues: OrderedDict[str, _Queue[R]] = OrderedDict()
         self._outstanding: set[Batch[R]] = set()
         self._expired: list[R] = []
         # By operation: when the shortest run ended, and how long it took.
@@ -120,7 +121,7 @@ class Batcher(Generic[R]):
     @property
     def has_work(self) -> bool:
         """Whether `next_batch` has something to look at; a driver need not be woken where it has not."""
-        return bool(self._ready())
+        return self._next_operation() is not None
 
     def admit(self, request: R, now: float) -> None:
         """Put a request into the queue. Raises TooLarge or Overloaded, and then nothing has changed."""
@@ -150,9 +151,9 @@ class Batcher(Generic[R]):
 
     def next_batch(self, now: float) -> Batch[R] | None:
         """The rows to run next. The caller must hand the batch back to `complete` or `fail`."""
-        while ready := self._ready():
-            operation, queue = ready[0] if len(ready) == 1 else min(ready, key=lambda item: item[1].oldest())
-            slices = self._take(operation, queue, now)
+        while (operation := self._next_operation()) is not None:
+            self._queues.move_to_end(operation)
+            slices = self._take(operation, self._queues[operation], now)
             if slices:
                 return self._batch(operation, slices)
         return None
@@ -230,11 +231,18 @@ class Batcher(Generic[R]):
         self._drop(request)
         return True
 
-    def _ready(self) -> list[tuple[str, _Queue[R]]]:
+    def _next_operation(self) -> str | None:
+        """The operation whose turn it is, if a batch can be run or prepared now. While one runs, there is to be a full
+        one; the turn is kept even so, or whoever fills batches without a pause would have them all."""
         if len(self._outstanding) >= MAX_OUTSTANDING_BATCHES:
-            return []
-        least_rows = self.max_batch_rows if self._outstanding else 1
-        return [item for item in self._queues.items() if item[1].row_count >= least_rows]
+            return None
+        turn = None
+        for operation, queue in self._queues.items():
+            if queue.row_count:
+                turn = turn or operation
+                if not self._outstanding or queue.row_count >= self.max_batch_rows:
+                    return turn
+        return None
 
     def _take(self, operation: str, queue: _Queue[R], now: float) -> list[Slice[R]]:
         must_end_after = now + self._expected_run_s(operation, now)

@@ -259,7 +259,8 @@ class Dispatcher:
             self._expire(expired, now)
         if batch is not None:
             self._run(batch, self._buffers)
-        self._scheduled = self._batcher.has_work
+        with self._lock:
+            self._scheduled = self._batcher.has_work
         return self._scheduled
 
     def _idle_step(self) -> None:

@@ -63,7 +63,7 @@ def test_a_large_request_is_split_and_answered_when_all_its_rows_are_done() -> N
     assert sizes == [4, 4, 1]
 
 
-def test_a_batch_has_rows_of_one_operation_and_the_oldest_comes_first() -> None:
+def test_a_batch_has_rows_of_one_operation_and_the_first_comes_first() -> None:
     subject = batcher()
     decode, encode = request(1, operation="decode"), request(1)
     subject.admit(decode, 0.0)
@@ -73,6 +73,34 @@ def test_a_batch_has_rows_of_one_operation_and_the_oldest_comes_first() -> None:
     assert first is not None
     subject.complete(first, now=2.0, run_s=0.0)
     assert taken(subject.next_batch(2.0)) == {encode: 1}
+
+
+@pytest.mark.parametrize("out", [0, 1])
+def test_an_operation_waits_for_no_more_than_a_batch_of_another_however_much_of_that_waits(out: int) -> None:
+    """`out`: the batches that run while the next one is asked for."""
+    subject = batcher(max_queue_rows=1000)
+    for _ in range(20):
+        subject.admit(request(4, caller="bulk"), 0.0)
+    running = [subject.next_batch(0.0) for _ in range(out)]
+    for now in range(1, 10):
+        single = request(1, operation="decode")
+        subject.admit(single, float(now))
+        before_it = 0
+        while True:
+            batch = subject.next_batch(float(now))
+            assert batch is not None
+            running.append(batch)
+            if batch.operation == "decode":
+                break
+            before_it += 1
+            done = running.pop(0)
+            assert done is not None
+            subject.complete(done, now=float(now), run_s=0.0)
+        assert taken(batch) == {single: 1}
+        assert before_it <= 1
+        done = running.pop(0)
+        assert done is not None
+        subject.complete(done, now=float(now), run_s=0.0)
 
 
 def test_while_one_batch_runs_a_partial_one_gathers_and_a_full_one_is_prepared() -> None:
