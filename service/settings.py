@@ -14,6 +14,9 @@ from service.stores import check_url
 
 PREFIX = "HOURGLASS_"
 MAX_WORKERS = 256
+# gRPC takes numbers, and times in milliseconds, of less than 31 bits; of the largest it ends the process.
+_MOST = 2_000_000_000
+_MOST_S = 1e6
 # Of the client's and of training's.
 _READ_BY_OTHERS = ("HOURGLASS_ADDRESS", "HOURGLASS_TOKEN", "HOURGLASS_DATA")
 # What Kubernetes puts there for a Service of that name, unless enableServiceLinks is false.
@@ -53,20 +56,29 @@ class Settings:
         variable="XDG_CACHE_HOME",
     )
     store_timeout_s: float = _setting(
-        30.0, "seconds that one call to object storage may take: a listing, or up to 8 MiB of a file", least=0.1
+        30.0,
+        "seconds that one call to object storage may take: a listing, or up to 8 MiB of a file",
+        least=0.1,
+        most=_MOST_S,
     )
     max_models: int = _setting(
-        100, "most versions of models that are loaded, all names together; further ones are refused", least=1
+        100,
+        "most versions of models that are loaded, all names together; further ones are refused",
+        least=1,
+        most=_MOST,
     )
     versions: str = _setting("all", "versions of each model that are served: all, or latest:N for the N largest")
     watch_s: float = _setting(
-        0.0, "seconds between looks at --models for new, changed and removed versions; 0 for never", least=0
+        0.0,
+        "seconds between looks at --models for new, changed and removed versions; 0 for never",
+        least=0,
+        most=_MOST_S,
     )
     host: str = _setting(
         "127.0.0.1", "address to listen on; 0.0.0.0 for all interfaces (then use TLS and tokens, or keep it inside)"
     )
-    port: int = _setting(50051, "gRPC port; 0 takes a free one", least=0)
-    http_port: int = _setting(9464, "port of /metrics, /healthz and /readyz; 0 takes a free one", least=0)
+    port: int = _setting(50051, "gRPC port; 0 takes a free one", least=0, most=65535)
+    http_port: int = _setting(9464, "port of /metrics, /healthz and /readyz; 0 takes a free one", least=0, most=65535)
     tls_cert: str = _setting("", "our certificate with its chain (PEM), for TLS; read again on change", metavar="FILE")
     tls_key: str = _setting("", "the key of our certificate (PEM, no password)", metavar="FILE")
     tls_client_ca: str = _setting(
@@ -85,7 +97,7 @@ class Settings:
     device: str = _setting(
         "auto", "where graphs run; auto takes CUDA where it works, else the CPU, and says which", choices=DEVICES
     )
-    gpu_memory_limit_bytes: int = _setting(0, "most GPU memory of each model; 0 sets no limit", least=0)
+    gpu_memory_limit_bytes: int = _setting(0, "most GPU memory of each model; 0 sets no limit", least=0, most=1 << 48)
     tensorrt_cache: str = _setting(
         "",
         "where --device tensorrt keeps the engines that it compiled, which takes minutes; they are code, so that no "
@@ -96,15 +108,18 @@ class Settings:
         "1", "processes that share the port, each with its own sessions; auto is one a CPU, and one on a GPU"
     )
     threads: int = _setting(
-        0, "CPU threads that run one graph; 0 takes what the cgroup allows, divided by the workers", least=0
+        0, "CPU threads that run one graph; 0 takes what the cgroup allows, divided by the workers", least=0, most=4096
     )
-    max_batch_rows: int = _setting(256, "most rows that are run together", least=1)
+    max_batch_rows: int = _setting(256, "most rows that are run together", least=1, most=1 << 20)
     max_queue_rows: int = _setting(
-        8192, "most rows that wait for a model, and most rows of one request; more are refused at once", least=1
+        8192,
+        "most rows that wait for a model, and most rows of one request; more are refused at once",
+        least=1,
+        most=_MOST,
     )
-    max_message_bytes: int = _setting(16 << 20, "largest request message", least=1024)
-    max_interpolation_points: int = _setting(1000, "most points of one path", least=2)
-    max_concurrent_requests: int = _setting(1024, "most RPCs at a time; more are refused at once", least=1)
+    max_message_bytes: int = _setting(16 << 20, "largest request message", least=1024, most=_MOST)
+    max_interpolation_points: int = _setting(1000, "most points of one path", least=2, most=_MOST)
+    max_concurrent_requests: int = _setting(1024, "most RPCs at a time; more are refused at once", least=1, most=_MOST)
     transport: str = _setting(
         "auto",
         "completion-queue is several times faster and stands on private layers of grpcio; auto takes it where this "
@@ -112,42 +127,54 @@ class Settings:
         choices=("auto", "completion-queue", "threaded"),
     )
     handler_threads: int = _setting(
-        8, "RPCs that --transport=threaded handles at a time; further ones wait for a thread", least=1
+        8, "RPCs that --transport=threaded handles at a time; further ones wait for a thread", least=1, most=4096
     )
     max_stream_requests: int = _setting(
-        256, "most requests of one stream that are not answered; the client is held back beyond", least=1
+        256, "most requests of one stream that are not answered; the client is held back beyond", least=1, most=_MOST
     )
-    max_connections: int = _setting(4096, "most connections of one process; further ones are closed at once", least=1)
+    max_connections: int = _setting(
+        4096, "most connections of one process; further ones are closed at once", least=1, most=_MOST
+    )
     max_connection_streams: int = _setting(
         4096,
         "most RPCs at a time of one connection; further ones wait at the client or are UNAVAILABLE, so that this is "
         "better more than --max-concurrent-requests, which refuses by name",
         least=1,
+        most=_MOST,
     )
     max_header_bytes: int = _setting(
-        16384, "most bytes of the headers of one RPC; more are RESOURCE_EXHAUSTED (metadata size)", least=1024
+        16384,
+        "most bytes of the headers of one RPC; more are RESOURCE_EXHAUSTED (metadata size)",
+        least=1024,
+        most=_MOST,
     )
     keepalive_s: float = _setting(
         60.0,
         "seconds of silence after which a connection is asked whether its client is there; it has 20 s to answer",
         least=1,
+        most=_MOST_S,
     )
     receive_timeout_s: float = _setting(
         60.0,
         "seconds in which the message of a unary RPC must have come; later is DEADLINE_EXCEEDED, so that a client that "
         "sends nothing holds no place of --max-concurrent-requests",
         least=0.1,
+        most=_MOST_S,
     )
     max_connection_age_s: float = _setting(
         0.0,
         "seconds after which a client is asked to connect anew, so that load spreads over new workers and pods; "
         "its calls have --drain-s to end; 0 for never",
         least=0,
+        most=_MOST_S,
     )
     lame_duck_s: float = _setting(
-        0.0, "seconds between saying NOT_SERVING and taking no new requests, for load balancers to notice", least=0
+        0.0,
+        "seconds between saying NOT_SERVING and taking no new requests, for load balancers to notice",
+        least=0,
+        most=_MOST_S,
     )
-    drain_s: float = _setting(30.0, "seconds that requests in flight have to end at a stop", least=0)
+    drain_s: float = _setting(30.0, "seconds that requests in flight have to end at a stop", least=0, most=_MOST_S)
     shadow_share: float = _setting(
         0.0,
         "share of the rows of Encode, 0 to 1, that are reconstructed too when there is nothing else to do, to measure "
@@ -177,11 +204,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            value, least = getattr(self, setting.name), setting.metadata["least"]
-            if least is not None and value < least:
-                raise ValueError(f"{_flag(setting.name)}: must be at least {least:g}; got {value}")
-            if (most := setting.metadata["most"]) is not None and not value <= most:
-                raise ValueError(f"{_flag(setting.name)}: must be at most {most:g}; got {value}")
+            value, least, most = getattr(self, setting.name), setting.metadata["least"], setting.metadata["most"]
+            # Not a number is in no range.
+            if least is not None and not value >= least:
+                raise ValueError(f"{_flag(setting.name)}: must be at least {least:.10g}; got {value}")
+            if most is not None and not value <= most:
+                raise ValueError(f"{_flag(setting.name)}: must be at most {most:.10g}; got {value}")
         if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
             raise ValueError(f"--workers: must be auto or a number from 1 to {MAX_WORKERS}; got {self.workers}")
         try:
@@ -192,9 +220,6 @@ class Settings:
             self.policy()
         except ValueError as error:
             raise ValueError(f"--versions: {error}") from error
-        for name in ("port", "http_port"):
-            if getattr(self, name) > 65535:
-                raise ValueError(f"{_flag(name)}: must be at most 65535; got {getattr(self, name)}")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("--tls-cert and --tls-key go together; give both or neither")
         if self.tls_client_ca and not self.tls_cert:

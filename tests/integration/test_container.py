@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import trustme
 
+from service.settings import Settings
 from tests.integration.serving import ROOT, ServerProcess
 
 
@@ -64,5 +66,23 @@ def test_nothing_but_log_lines_where_nothing_can_be_written(tiny_models: Path, m
     monkeypatch.delenv("CI", raising=False)
     with ServerProcess(tiny_models) as server:
         pass
+    assert server.process.returncode == 0
+    assert not server.other_lines
+
+
+# What fills memory or process numbers where it is large, or is waited for.
+COSTLY = {"port", "http_port", "threads", "handler_threads", "max_batch_rows", "lame_duck_s"}
+
+
+@pytest.mark.parametrize("transport", ["completion-queue", "threaded"])
+def test_the_largest_settings_serve_and_stop(tiny_models: Path, transport: str) -> None:
+    largest = {
+        "--" + setting.name.replace("_", "-"): str(setting.metadata["most"])
+        for setting in fields(Settings)
+        if setting.metadata["most"] is not None and setting.name not in COSTLY
+    }
+    flags = [word for pair in largest.items() for word in pair]
+    with ServerProcess(tiny_models, "--transport", transport, *flags) as server:
+        assert healthcheck("--port", server.address.rpartition(":")[2]) == (0, "")
     assert server.process.returncode == 0
     assert not server.other_lines

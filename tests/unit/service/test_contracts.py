@@ -195,7 +195,7 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
         (["--admin-address", "a.example:1", "--tokens", "t"], {}, "needs --tls-client-ca, or --tls-cert and --tokens"),
         (["--admin-address", "[::]:1", "--tls-cert", "c", "--tls-key", "k"], {}, "needs --tls-client-ca"),
         (["--shadow-share", "1.5"], {}, "--shadow-share: must be at most 1; got 1.5"),
-        (["--access-log-share", "nan"], {}, "--access-log-share: must be at most 1; got nan"),
+        (["--access-log-share", "nan"], {}, "--access-log-share: must be at least 0; got nan"),
         (
             [],
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "a:4317"},
@@ -204,6 +204,11 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
         (["--models", "s3://key:secret@bucket/models"], {}, "--models: must be a URL without user, password or query"),
         (["--max-models", "0"], {}, "--max-models: must be at least 1; got 0"),
         (["--drain-s", "-1"], {}, "--drain-s: must be at least 0; got -1.0"),
+        (["--drain-s", "nan"], {}, "--drain-s: must be at least 0; got nan"),
+        (["--drain-s", "inf"], {}, "--drain-s: must be at most 1000000; got inf"),
+        (["--max-message-bytes", "3000000000"], {}, "--max-message-bytes: must be at most 2000000000; got 3000000000"),
+        (["--threads", "100000"], {}, "--threads: must be at most 4096; got 100000"),
+        (["--handler-threads", "5000"], {}, "--handler-threads: must be at most 4096; got 5000"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(
@@ -213,6 +218,12 @@ def test_a_wrong_setting_is_named_with_its_value(
         settings.read(arguments, environment)
     assert caught.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_every_number_has_bounds() -> None:
+    for setting in fields(settings.Settings):
+        bounded = setting.metadata["least"] is not None and setting.metadata["most"] is not None
+        assert bounded == isinstance(setting.default, int | float), setting.name
 
 
 def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
