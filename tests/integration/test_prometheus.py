@@ -195,5 +195,7 @@ def test_refused_calls_raise_the_alert(prometheus: Prometheus) -> None:
     states = {alert["labels"]["alertname"]: alert["state"] for alert in prometheus.get("alerts")["alerts"]}
     assert states["HourglassRefusing"] == "pending"
     # A refusal is no fault. What depends on how fast this machine is, or on what random weights make of rows, may be.
-    faults = ("Absent", "Down", "ErrorsFast", "ErrorsSlow", "Late", "ModelRefused", "WorkersDie", "SlowTransport")
+    faults = ("Absent", "ErrorsFast", "ErrorsSlow", "Late", "ModelRefused", "WorkersDie", "SlowTransport")
     assert not states.keys() & {f"Hourglass{name}" for name in faults}
+    # One scrape that came too late on a busy machine would do for this one; it passes with the next.
+    prometheus.wait_for_data('absent(ALERTS{alertname="HourglassDown"})')
