@@ -8,9 +8,10 @@ from typing import Any
 
 import grpc
 
-from autoencoder.v1 import admin_pb2, admin_pb2_grpc, autoencoder_pb2
+from autoencoder.v1 import admin_pb2, admin_pb2_grpc
 from hourglass.channel import MAX_ATTEMPTS, TLS, Endpoint
-from hourglass.errors import Closed, from_rpc
+from hourglass.errors import Closed, InvalidArgument, from_rpc
+from hourglass.jobs import Deadline, selector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,53 +70,51 @@ class AdminClient:
 
     def versions(self, name: str = "", *, timeout_s: float | None = None) -> list[ModelVersion]:
         """All versions of all models, or of one, served or not, by name, the latest first."""
-        return self._call("ListModelVersions", admin_pb2.ListModelVersionsRequest(name=name), timeout_s)
+        return self._call("ListModelVersions", timeout_s, name=name)
 
     def load(
         self, name: str, version: int | str | None = None, *, timeout_s: float | None = None
     ) -> list[ModelVersion]:
         """Serve a version; with none given, what the service's policy chooses of what is on disk now."""
-        return self._call("LoadModel", admin_pb2.LoadModelRequest(model=_model(name, version)), timeout_s)
+        return self._call("LoadModel", timeout_s, model=selector(name, version))
 
     def unload(
         self, name: str, version: int | str | None = None, *, timeout_s: float | None = None
     ) -> list[ModelVersion]:
         """Serve a version no more, or, with none given, the whole model."""
-        return self._call("UnloadModel", admin_pb2.UnloadModelRequest(model=_model(name, version)), timeout_s)
+        return self._call("UnloadModel", timeout_s, model=selector(name, version))
 
     def reload(
         self, name: str, version: int | str | None = None, *, timeout_s: float | None = None
     ) -> list[ModelVersion]:
         """Load from disk again what is served of a model, or one version of it, and swap it."""
-        return self._call("ReloadModel", admin_pb2.ReloadModelRequest(model=_model(name, version)), timeout_s)
+        return self._call("ReloadModel", timeout_s, model=selector(name, version))
 
     def label(self, name: str, label: str, version: int | str, *, timeout_s: float | None = None) -> list[ModelVersion]:
         """Point a label at a version, given by its number or another label; it is loaded where it is not."""
-        request = admin_pb2.SetLabelRequest(model=_model(name, version), label=label)
-        return self._call("SetLabel", request, timeout_s)
+        return self._call("SetLabel", timeout_s, model=selector(name, version), label=label)
 
     def unlabel(self, name: str, label: str, *, timeout_s: float | None = None) -> list[ModelVersion]:
         """Delete a label."""
-        request = admin_pb2.DeleteLabelRequest(model=_model(name), label=label)
-        return self._call("DeleteLabel", request, timeout_s)
+        return self._call("DeleteLabel", timeout_s, model=selector(name), label=label)
 
     def rollback(self, name: str, label: str, *, timeout_s: float | None = None) -> list[ModelVersion]:
         """Point a label at the version that it pointed at before."""
-        request = admin_pb2.RollbackLabelRequest(model=_model(name), label=label)
-        return self._call("RollbackLabel", request, timeout_s)
+        return self._call("RollbackLabel", timeout_s, model=selector(name), label=label)
 
-    def _call(self, method: str, request: Any, timeout_s: float | None) -> list[ModelVersion]:
+    def _call(self, method: str, timeout_s: float | None, **fields: Any) -> list[ModelVersion]:
+        deadline = Deadline(timeout_s)
         try:
-            response = getattr(self._stub, method)(request, timeout=timeout_s, metadata=self._metadata)
+            request = getattr(admin_pb2, f"{method}Request")(**fields)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"name, label: must be text; {error}") from error
+        try:
+            response = getattr(self._stub, method)(request, timeout=deadline.remaining_s(), metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc(error, address=self._address) from error
         except ValueError as error:
             raise (Closed("the client is closed") if self._closed else error) from error
         return versions_of(response)
-
-
-def _model(name: str, version: int | str | None = None) -> autoencoder_pb2.ModelSelector:
-    return autoencoder_pb2.ModelSelector(name=name, version="" if version is None else str(version))
 
 
 def versions_of(response: Any) -> list[ModelVersion]:

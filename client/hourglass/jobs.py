@@ -7,6 +7,7 @@ A `Job` is used once, by one call: `parts()` makes the messages, lazily, so that
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -32,12 +33,16 @@ _METHODS = {
 }
 
 
+# gRPC takes a longer one for none at all, or for one that has passed.
+_LONGEST_S = 1e8
+
+
 class Deadline:
     """One deadline for all messages of a call. `end` is on the monotonic clock; infinity where there is none."""
 
     def __init__(self, timeout_s: float | None) -> None:
-        if timeout_s is not None and not (timeout_s > 0 and math.isfinite(timeout_s)):
-            raise InvalidArgument(f"timeout_s: must be a positive number of seconds, or None; got {timeout_s}")
+        if timeout_s is not None and not (isinstance(timeout_s, numbers.Real) and 0 < timeout_s < math.inf):
+            raise InvalidArgument(f"timeout_s: must be a positive number of seconds, or None; got {timeout_s!r}")
         self.timeout_s = timeout_s
         self.end = math.inf if timeout_s is None else self.now() + timeout_s
 
@@ -51,7 +56,7 @@ class Deadline:
         remaining = self.end - self.now()
         if remaining <= 0:
             raise DeadlineExceeded(f"timeout_s={self.timeout_s} passed before all rows were sent")
-        return remaining
+        return min(remaining, _LONGEST_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +193,18 @@ class Job(Generic[Result]):
         return self._finish(self._execution)
 
 
-def _selector(model: str, version: int | str | None) -> autoencoder_pb2.ModelSelector:
-    return autoencoder_pb2.ModelSelector(name=model, version="" if version is None else str(version))
+def selector(model: str, version: int | str | None = None) -> autoencoder_pb2.ModelSelector:
+    """Raises InvalidArgument for what is no text, or none that UTF-8 has."""
+    try:
+        if not isinstance(model, str):  # None would be no name, and bytes be taken for UTF-8
+            raise TypeError
+        return autoencoder_pb2.ModelSelector(name=model, version="" if version is None else str(version))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"model, version: must be text; got {model!r} and {version!r}") from error
 
 
 def get_model(model: str, version: int | str | None) -> autoencoder_pb2.GetModelRequest:
-    return autoencoder_pb2.GetModelRequest(model=_selector(model, version))
+    return autoencoder_pb2.GetModelRequest(model=selector(model, version))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,20 +232,20 @@ def _map_job(
     """A job of one answer a row: `sends` and `gives` name the tensors, `scores` the numbers beside them."""
     array = tensors.check_rows(sends, rows)
     wire = tensors.wire_dtype(array, uint8=sends == "rows")
-    selector, wanted = _selector(call.model, call.version), tensors.answer_dtype(call.dtype)
+    asked, wanted = selector(call.model, call.version), tensors.answer_dtype(call.dtype)
     if call.out is not None:
         _check_out(call.out, len(array), wanted)
     joins = {gives: Join(len(array), call.out)} | {name: Join(len(array)) for name in scores}
     request = getattr(autoencoder_pb2, f"{method}Request")
 
     def build(rows: Array) -> Any:
-        return request(model=selector, output_dtype=wanted, **{sends: tensors.pack(rows, wire)})
+        return request(model=asked, output_dtype=wanted, **{sends: tensors.pack(rows, wire)})
 
     return Job(
         method,
         total=len(array),
         mergeable=Mergeable(
-            key=(call.model, selector.version, wanted, wire, array.dtype, array.shape[1:]), rows=array, build=build
+            key=(call.model, asked.version, wanted, wire, array.dtype, array.shape[1:]), rows=array, build=build
         ),
         message_rows=call.limits.rows_per_message(math.prod(array.shape[1:]) * wire.itemsize),
         build=lambda start, stop: build(array[start:stop]),
@@ -246,6 +257,8 @@ def _map_job(
 
 def _check_out(out: Array, total: int, wanted: model_pb2.DataType) -> None:
     dtype = np.dtype(np.float16 if wanted == model_pb2.DATA_TYPE_FLOAT16 else np.float32)
+    if not isinstance(out, np.ndarray):
+        raise InvalidArgument(f"out: must be a numpy array; got {type(out).__name__}")
     if out.ndim < 1 or len(out) != total or out.dtype != dtype or not out.flags.writeable:
         raise InvalidArgument(
             f"out: must be a writeable array of {total} rows of {dtype}; got the shape {out.shape} of {out.dtype}"
@@ -304,13 +317,13 @@ def interpolate(
         raise InvalidArgument(f"start, end: must have the same shape; got {a.shape} and {b.shape}")
     if (steps is None) == (weights is None):
         raise InvalidArgument("steps, weights: give one of the two")
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         raise InvalidArgument(f"method: must be linear or spherical; got {method!r}")
     a_wire, b_wire = tensors.wire_dtype(a, uint8=not latents), tensors.wire_dtype(b, uint8=not latents)
     common: dict[str, Any] = {
-        "model": _selector(call.model, call.version),
+        "model": selector(call.model, call.version),
         "method": _METHODS[method],
-        "return_latents": return_latents,
+        "return_latents": bool(return_latents),
         "output_dtype": tensors.answer_dtype(call.dtype),
     }
     try:

@@ -49,8 +49,17 @@ class Merger:
     async def run(self, job: Job[Any], deadline: Deadline) -> None:
         """Have the answer of a job that fits into one message, and may share it. Raises what the call raises."""
         member = _Member(job, deadline)
+        timer = None
+        if deadline.timeout_s is not None:
+            # From now on, not from when the message goes out, nor by the longest deadline of those who share it.
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(deadline.end - deadline.now(), member.fail, _too_late(deadline))
         self._wait(member)
-        await member.answered
+        try:
+            await member.answered
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def close(self) -> None:
         """Wait for the messages, which end when their channel is closed."""
@@ -90,21 +99,16 @@ class Merger:
     async def _message(self, members: list[_Member]) -> None:
         jobs = [member.job for member in members]
         deadline = max((member.deadline for member in members), key=lambda deadline: deadline.end)
-        loop = asyncio.get_running_loop()
-        timers = [
-            loop.call_later(member.deadline.end - deadline.now(), member.fail, _too_late(member.deadline))
-            for member in members
-            if member.deadline.end < deadline.end
-        ]
         try:
             response = await self._send(jobs[0].method, jobs[0].merged_request(jobs), deadline)
             start = 0
             for member in members:
                 job = member.job
-                job.accept(Part(0, job.total, None), response, start=start, total=sum(job.total for job in jobs))
-                start += job.total
+                # Whoever went away may use its `out` for something else by now.
                 if not member.answered.done():
+                    job.accept(Part(0, job.total, None), response, start=start, total=sum(job.total for job in jobs))
                     member.answered.set_result(None)
+                start += job.total
         except InvalidArgument as error:
             if len(members) == 1:
                 members[0].fail(error)
@@ -119,9 +123,6 @@ class Merger:
         except BaseException as error:
             for member in members:
                 member.fail(_own(error))
-        finally:
-            for timer in timers:
-                timer.cancel()
 
 
 def _take(queue: deque[_Member]) -> list[_Member]:

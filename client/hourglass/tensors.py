@@ -30,11 +30,11 @@ _MAX_DIMENSIONS = 32
 
 def check_rows(name: str, rows: npt.ArrayLike) -> Array:
     """The rows as an array that was not copied, or read, where it was an array already."""
-    if np.ma.is_masked(rows):
+    if np.ma.is_masked(rows) or (isinstance(rows, list | tuple) and any(map(np.ma.is_masked, rows))):
         raise InvalidArgument(f"{name}: must have no masked element, whose value is unknown; fill them first")
     try:
         array = np.asarray(rows)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidArgument(f"{name}: must be an array of numbers; {error}") from error
     if array.dtype.kind not in "fiub":
         raise InvalidArgument(f"{name}: must hold real numbers; got the dtype {array.dtype}")
@@ -82,7 +82,10 @@ def answer_dtype(dtype: npt.DTypeLike | None) -> model_pb2.DataType:
     """The element type to ask for."""
     if dtype is None:
         return model_pb2.DATA_TYPE_FLOAT32
-    wanted = np.dtype(dtype)
+    try:
+        wanted = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"dtype: answers are float32 or float16; got {dtype!r}") from error
     if wanted not in (np.float32, np.float16):
         raise InvalidArgument(f"dtype: answers are float32 or float16; got {wanted}")
     return model_pb2.DATA_TYPE_FLOAT16 if wanted == np.float16 else model_pb2.DATA_TYPE_FLOAT32

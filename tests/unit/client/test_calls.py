@@ -175,6 +175,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"rows": ROWS, "dtype": np.int8}, "dtype: answers are float32 or float16; got int8"),
     ({"rows": ROWS, "timeout_s": 0}, "timeout_s: must be a positive number"),
     ({"rows": ROWS, "timeout_s": float("nan")}, "timeout_s: must be a positive number"),
+    ({"rows": ROWS, "timeout_s": "soon"}, "timeout_s: must be a positive number of seconds, or None; got 'soon'"),
+    ({"rows": ROWS, "dtype": "bogus"}, "dtype: answers are float32 or float16; got 'bogus'"),
+    ({"rows": ROWS, "version": "\ud800"}, "model, version: must be text; got 'tiny'"),
+    ({"rows": [np.ma.masked_equal(np.ones((2, 3)), 1)] * 2}, "rows: must have no masked element"),
+    ({"rows": ROWS, "out": [[0.0] * 2] * 5}, "out: must be a numpy array; got list"),
     ({"rows": ROWS, "out": np.empty((4, 2), np.float32)}, "out: must be a writeable array of 5 rows of float32"),
     ({"rows": ROWS, "out": np.empty((5, 2))}, "out: must be a writeable array of 5 rows of float32"),
     ({"rows": ROWS, "out": np.empty((5, 3), np.float32)}, r"out: must have rows of the shape \(2,\); got \(3,\)"),
@@ -197,6 +202,7 @@ def test_a_wrong_argument_is_named(connect: Connect, address: str, arguments: di
         ({"steps": 2**32}, "steps, weights"),
         ({"steps": 2.5}, "steps, weights"),
         ({"weights": ["x"]}, "steps, weights"),
+        ({"steps": 2, "method": ["linear"]}, "method: must be linear or spherical"),
         ({"steps": 2, "method": "cubic"}, "method: must be linear or spherical; got 'cubic'"),
         ({"steps": 2, "end": ROWS[:2]}, "start, end: must have the same shape"),
     ],
@@ -206,6 +212,23 @@ def test_a_wrong_argument_of_interpolate_is_named(
 ) -> None:
     with pytest.raises(hourglass.InvalidArgument, match=text):
         connect(address).interpolate("tiny", ROWS, **{"end": ROWS} | arguments)
+
+
+@pytest.mark.parametrize("model", [5, None, b"\xff", "\ud800"])
+def test_a_model_that_is_no_text_is_named(connect: Connect, address: str, model: Any) -> None:
+    client = connect(address)
+    with pytest.raises(hourglass.InvalidArgument, match="model, version: must be text") as caught:
+        client.encode(model, ROWS)
+    assert repr(model) in str(caught.value)
+    with pytest.raises(hourglass.InvalidArgument, match="model, version: must be text"):
+        client.model(model)
+
+
+@pytest.mark.parametrize("timeout_s", [8e9, 1e300, np.float32(1e9), 10**12])
+def test_a_timeout_of_ages_is_none(connect: Connect, address: str, timeout_s: float) -> None:
+    client = connect(address, max_message_rows=2)
+    np.testing.assert_array_equal(client.encode("tiny", ROWS, timeout_s=timeout_s), encode(ROWS))
+    np.testing.assert_array_equal(client.encode("tiny", ROWS[:1], timeout_s=timeout_s), encode(ROWS[:1]))
 
 
 def test_out_is_written_and_returned(connect: Connect, address: str) -> None:

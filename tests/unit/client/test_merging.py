@@ -180,6 +180,56 @@ def test_the_shorter_deadline_of_a_shared_message_holds_for_its_own_call(address
     assert len(service.calls) == 1
 
 
+def test_a_deadline_counts_while_a_call_waits_for_its_turn(address: str, service: FakeService) -> None:
+    came, go = threading.Event(), threading.Event()
+
+    def hook(method: str, request: Any, context: Any) -> None:
+        came.set()
+        assert go.wait(WAIT_S)
+
+    service.hook = hook
+
+    async def run() -> None:
+        async with hourglass.AsyncClient(address, max_in_flight=1) as client:
+            first = asyncio.create_task(client.encode("tiny", row(1)))
+            assert await asyncio.to_thread(came.wait, WAIT_S)
+            with pytest.raises(hourglass.DeadlineExceeded, match=r"timeout_s=0\.2 passed"):
+                await asyncio.wait_for(client.encode("tiny", row(2), timeout_s=0.2), WAIT_S / 2)
+            go.set()
+            np.testing.assert_array_equal(await first, encode(row(1)))
+
+    try:
+        asyncio.run(run())
+    finally:
+        go.set()
+    assert len(service.calls) == 1, "nothing is sent for whoever waits no more"
+
+
+def test_out_is_not_touched_after_its_call_was_cancelled(address: str, service: FakeService) -> None:
+    came, go = threading.Event(), threading.Event()
+
+    def hook(method: str, request: Any, context: Any) -> None:
+        came.set()
+        assert go.wait(WAIT_S)
+
+    service.hook = hook
+
+    async def run() -> None:
+        given_up, kept = np.full((1, 2), -1, np.float32), np.full((1, 2), -1, np.float32)
+        async with hourglass.AsyncClient(address) as client:
+            leaves = asyncio.create_task(client.encode("tiny", row(1), out=given_up))
+            stays = asyncio.create_task(client.encode("tiny", row(2), out=kept))
+            assert await asyncio.to_thread(came.wait, WAIT_S)
+            leaves.cancel()
+            go.set()
+            await stays
+        assert given_up.tolist() == [[-1, -1]]
+        np.testing.assert_array_equal(kept, encode(row(2)))
+
+    asyncio.run(run())
+    assert len(service.calls) == 1, "they share a message"
+
+
 def test_closing_ends_what_waits_for_its_turn(address: str, service: FakeService) -> None:
     came, go = threading.Event(), threading.Event()
 
