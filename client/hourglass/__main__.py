@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -246,15 +250,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # `hourglass_command` says so before gRPC is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes to Linux
     try:
-        arguments.open = _opener(arguments)
-        with arguments.open() as client:
-            arguments.run(client, arguments)
-            sys.stdout.flush()
+        with _ended_by_sigterm():
+            _run(arguments)
     except BrokenPipeError:
         # Whoever reads stdout has seen enough; leave nothing that the exit of Python would try to write.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except _Terminated:
+        print("hourglass: terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("hourglass: interrupted", file=sys.stderr)
         return 130
@@ -262,6 +269,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("hourglass:", said(error), file=sys.stderr)
         return 1
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which is to leave as little behind as Ctrl-C."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # no other may ask for signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    arguments.open = _opener(arguments)
+    with arguments.open() as client:
+        arguments.run(client, arguments)
+        sys.stdout.flush()
 
 
 def _opener(arguments: argparse.Namespace) -> Callable[[], Client | AdminClient | InProcess]:

@@ -15,7 +15,7 @@ from hourglass import batch_ray, batch_shards
 from hourglass.batch_inputs import Source, open_source
 from hourglass.batch_outputs import Sink, Workspace, open_sink, require_format
 from hourglass.batch_work import OPERATIONS, Model, Patience, Work, digest_of, work_here
-from hourglass.commands import choose
+from hourglass.commands import choose, warn_of_bytes
 from hourglass.files import CommandError
 from hourglass.in_process import InProcess
 from hourglass.results import ModelCard
@@ -28,6 +28,8 @@ _SHARED_PIECES, _LEAST_SHARED_BYTES = 1000, 2 << 20
 # And enough that no thread waits long for the last one, where they are no smaller than a batch.
 _PIECES_A_THREAD, _FEWEST_ROWS = 8, 256
 _LINE_S = 10.0
+# Whether rows are pixels from 0 to 255 is seen by the first of them.
+_LOOKED_AT_ROWS = 256
 
 
 def run(model: Model, arguments: argparse.Namespace) -> None:
@@ -45,6 +47,9 @@ def run(model: Model, arguments: argparse.Namespace) -> None:
     operation, patience = OPERATIONS[arguments.operation], Patience(arguments.patience)
     card = patience.persist(lambda: choose(model, arguments, operation.asks))
     whole = open_source(arguments.source, card.input, column=arguments.column, resize=arguments.resize)
+    if not arguments.source.is_dir():
+        _, first_rows = next(whole.pieces(_LOOKED_AT_ROWS, [True]))
+        warn_of_bytes(arguments.source, first_rows, card)
     work = _work(arguments, model, card, whole, begun or {})
     job = {
         "operation": work.operation,

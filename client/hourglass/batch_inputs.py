@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -110,7 +111,7 @@ class _Parquet:
             self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
         except pyarrow.ArrowInvalid as error:
             raise CommandError(f"{path}: is not a Parquet file; {error}") from error
-        self._lengths = pyarrow.compute.list_value_length
+        self._lengths, self._arrow_error = pyarrow.compute.list_value_length, pyarrow.ArrowException
         schema = self._file.schema_arrow
         lists = [field.name for field in schema if _is_list_of_numbers(pyarrow, field.type)]
         if column is None and len(lists) != 1:
@@ -134,7 +135,7 @@ class _Parquet:
             piece_rows, row_groups=list(groups), columns=[self._column], use_threads=False
         )
         waiting: list[Array] = []
-        for batch in batches:
+        for batch in self._read(batches):
             rows = self._rows(batch.column(0), position)
             while len(rows):
                 number = position // piece_rows
@@ -154,6 +155,13 @@ class _Parquet:
 
     def where(self, row: int) -> str:
         return f"row {row} of {self._path}"
+
+    def _read(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; of what breaks on the way, the file is told too."""
+        try:
+            yield from batches
+        except (self._arrow_error, OSError) as error:
+            raise CommandError(f"{self._path}: cannot be read to its end; {error}") from error
 
     def _group_of(self, row: int) -> tuple[int, int]:
         """The row group that holds `row`, and its first row."""
@@ -205,7 +213,7 @@ class _Folder:
         digest = hashlib.sha256()
         for name, each in zip(self._names, found, strict=True):
             status = each.stat()
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         self.fingerprint = {"path": str(path.resolve()), "sha256": digest.hexdigest(), "resize": resize}
 
     def pieces(self, piece_rows: int, wanted: list[bool]) -> Iterator[tuple[int, Array]]:

@@ -23,6 +23,9 @@ from hourglass.files import CommandError
 from hourglass.tensors import Array
 
 _JOB = "job.json"
+_PUBLISHED = "published"
+# Numbers, from 1 on, that others ask a job for.
+_FACTS = ("version", "rows", "piece_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +46,9 @@ class Workspace:
         self.folder = output.with_name(output.name + ".work")
         if not output.parent.is_dir():
             raise CommandError(f"{output}: there is no such directory")
-        self.resumed = self.folder.exists()
-        if output.exists() and not self.resumed:
+        # A kill at the very end may have left both.
+        self.published = self._is_ours(output)
+        if output.exists() and not self.published:
             raise CommandError(f"{output}: is there already; remove it or write elsewhere")
         self.folder.mkdir(exist_ok=True)
         try:
@@ -68,13 +72,27 @@ class Workspace:
         if not path.exists():
             write_whole(path, json.dumps(job, indent=2).encode())
             return
-        require_same(self.folder, json.loads(path.read_text()), job)
+        require_same(self.folder, read_job(path) or {}, job)
 
     @staticmethod
     def begun(output: Path) -> dict[str, Any] | None:
-        """The job that was begun for `output`; None where there is none."""
-        path = output.with_name(output.name + ".work") / _JOB
-        return json.loads(path.read_text()) if path.exists() else None
+        """The job that was begun for `output`; None where there is none. Raises CommandError."""
+        return read_job(output.with_name(output.name + ".work") / _JOB)
+
+    def _is_ours(self, output: Path) -> bool:
+        marker = self.folder / _PUBLISHED
+        return output.exists() and marker.exists() and marker.read_text() == _identity(output)
+
+    def publish(self, whole: Path) -> None:
+        """Give a file of this folder the name of the output, and remove the folder. Raises CommandError where somebody
+        else has made a file of that name meanwhile."""
+        if self.output.exists():
+            raise CommandError(
+                f"{self.output}: somebody made this file meanwhile; move it away, and the same command ends the job"
+            )
+        write_whole(self.folder / _PUBLISHED, _identity(whole).encode())
+        whole.replace(self.output)
+        self.remove()
 
     def remove(self) -> None:
         """At once: half a workspace would not be one."""
@@ -85,6 +103,30 @@ class Workspace:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def _identity(path: Path) -> str:
+    """What a file keeps when it is given another name in its file system, and no other has."""
+    status = path.stat()
+    return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+
+
+def read_job(path: Path, *more_facts: str) -> dict[str, Any] | None:
+    """What a job was begun as; None where there is none. Raises CommandError where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        job = json.loads(path.read_bytes())
+        for name in (*_FACTS, *more_facts):
+            if not (type(job[name]) is int and job[name] >= 1):
+                raise ValueError(f"{name} is {job[name]!r}")
+        if not isinstance(job["model"], str):
+            raise ValueError(f"model is {job['model']!r}")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CommandError(
+            f"{path}: does not say what was begun there ({error!r}); remove {path.parent} and begin again"
+        ) from error
+    return job  # type: ignore[no-any-return]
 
 
 def require_same(folder: Path, before: dict[str, Any], job: dict[str, Any]) -> None:
@@ -153,9 +195,7 @@ class _Npy:
         self._offset = header.tell()
         self._marks = os.open(marks, os.O_RDWR | os.O_CREAT, 0o666)
         self.done = {number for number, mark in enumerate(marks.read_bytes()) if mark}
-        # A kill at the very end may have left all marks, and the rows where they belong.
-        self._finished = not self._rows.exists() and workspace.output.exists()
-        if not self._finished:
+        if not workspace.published:
             self._file = os.open(self._rows, os.O_WRONLY | os.O_CREAT, 0o666)
             os.pwrite(self._file, header.getvalue(), 0)
             os.ftruncate(self._file, self._offset + row_count * self._row_bytes)
@@ -173,10 +213,11 @@ class _Npy:
 
     def finish(self) -> None:
         os.close(self._marks)
-        if not self._finished:
+        if self._workspace.published:
+            self._workspace.remove()
+        else:
             os.close(self._file)
-            self._rows.replace(self._workspace.output)
-        self._workspace.remove()
+            self._workspace.publish(self._rows)
 
 
 class _Parquet:
@@ -204,7 +245,9 @@ class _Parquet:
         first, count = self._first_row + start, len(results[0])
         fields = {"row": arrow.array(np.arange(first, first + count))}
         if names is not None:
-            fields["file"] = arrow.array(names, arrow.string())
+            # Names are bytes to Linux; Parquet has UTF-8.
+            texts = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
+            fields["file"] = arrow.array(texts, arrow.string())
         for column, values in zip(self._columns, results, strict=True):
             flat = arrow.array(np.ascontiguousarray(values, column.dtype).ravel())
             size = math.prod(column.shape)
@@ -212,6 +255,9 @@ class _Parquet:
         return arrow.table(fields).replace_schema_metadata(self._about)
 
     def finish(self) -> None:
+        if self._workspace.published:
+            self._workspace.remove()
+            return
         parts = [self._workspace.folder / f"{number:09}.parquet" for number in sorted(self.done)]
         parquet = self._arrow.parquet
         whole = self._workspace.folder / "whole"
@@ -219,5 +265,4 @@ class _Parquet:
         with parquet.ParquetWriter(whole, nothing.schema) as writer:
             for part in parts:
                 writer.write_table(parquet.read_table(part))
-        whole.replace(self._workspace.output)
-        self._workspace.remove()
+        self._workspace.publish(whole)

@@ -21,7 +21,7 @@ import numpy as np
 
 from hourglass import files
 from hourglass.batch_inputs import Source, require_pyarrow
-from hourglass.batch_outputs import require_format, require_same
+from hourglass.batch_outputs import read_job, require_format, require_same
 from hourglass.files import CommandError
 from hourglass.tensors import Array
 
@@ -80,9 +80,8 @@ class Share:
 
 
 def begun(folder: Path) -> dict[str, Any] | None:
-    """The job that the shares in `folder` belong to; None where there is none yet."""
-    path = folder / _JOB
-    return json.loads(path.read_text()) if path.exists() else None
+    """The job that the shares in `folder` belong to; None where there is none yet. Raises CommandError."""
+    return read_job(folder / _JOB, "shards")
 
 
 def claim(folder: Path, job: dict[str, Any], shard: Shard) -> None:

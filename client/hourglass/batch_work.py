@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -18,6 +19,7 @@ from hourglass.batch_outputs import Column, Sink
 from hourglass.batch_shards import Shard, Share
 from hourglass.client import Client
 from hourglass.errors import InvalidArgument, Overloaded, Unavailable
+from hourglass.files import said
 from hourglass.in_process import InProcess
 from hourglass.results import ModelCard, Spec
 from hourglass.tensors import Array
@@ -126,12 +128,15 @@ class Work:
 
 
 class Patience:
-    """How long a service may be away: `most_s` seconds since anything came from it. For any thread."""
+    """How long a service may be away: `most_s` seconds since anything came from it. For any thread. Tells on stderr
+    that it waits, and that it does so no more."""
 
     def __init__(self, most_s: float) -> None:
         self._most_s = most_s
         self._heard = time.monotonic()
         self._over = threading.Event()
+        self._telling = threading.Lock()
+        self._waits = False
 
     def end(self) -> None:
         """Wait no more, in any thread."""
@@ -146,12 +151,21 @@ class Patience:
             except (Unavailable, Overloaded) as error:
                 if time.monotonic() - self._heard + pause_s > self._most_s:
                     raise
+                self._tell(True, f"{said(error)}; trying again for up to {self._most_s:g} s (--patience)")
                 if self._over.wait(max(pause_s, getattr(error, "retry_after_s", None) or 0.0)):
                     raise
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
                 self._heard = time.monotonic()
+                self._tell(False, "the service answers again")
                 return result
+
+    def _tell(self, waits: bool, text: str) -> None:
+        """Once for all threads, until it changes."""
+        with self._telling:
+            changed, self._waits = waits != self._waits, waits
+            if changed:
+                print(f"hourglass: {text}", file=sys.stderr, flush=True)
 
 
 def work_here(

@@ -77,6 +77,9 @@ def reconstruct(client: Client, arguments: argparse.Namespace) -> None:
     if arguments.scores is None:
         _convert(client, arguments, "reconstruct", "output")
         return
+    files.require_other(arguments.source, arguments.scores)
+    if arguments.scores.resolve() == arguments.target.resolve():
+        raise CommandError(f"--scores: {arguments.scores} is where the rows go; write elsewhere")
     # Opened first: a place that cannot be written to is found out before the rows are asked for.
     with files.replacing(arguments.scores) as temporary, temporary.open("w", newline="") as file:
         answer = _convert(client, arguments, "reconstruct", "output")
@@ -92,7 +95,7 @@ def _convert(client: Client, arguments: argparse.Namespace, operation: str, give
     files.require_other(arguments.source, arguments.target)
     card = choose(client, arguments, operation)
     if operation != "decode":
-        _warn_of_bytes(arguments.source, source, card)
+        warn_of_bytes(arguments.source, source, card)
     dtype = np.dtype(np.float16 if arguments.float16 else np.float32)
     shape = (len(source), *getattr(card, gives).shape)
     begin = time.monotonic()
@@ -111,11 +114,12 @@ def _convert(client: Client, arguments: argparse.Namespace, operation: str, give
     return answer
 
 
-def _warn_of_bytes(path: Path, rows: Array, card: ModelCard) -> None:
+def warn_of_bytes(path: Path, rows: Array, card: ModelCard) -> None:
     """Say where pixels from 0 to 255 are sent as numbers that nobody scales; the service takes any."""
     if rows.dtype == np.uint8 or rows.dtype.kind not in "iuf" or not pictures.is_picture(card.input):
         return
-    largest, expected = float(rows[:_LOOKED_AT_ROWS].max()), card.input.range
+    first = rows[:_LOOKED_AT_ROWS]
+    largest, expected = float(np.max(first, where=np.isfinite(first), initial=0.0)), card.input.range
     if expected and largest > _FAR * expected[1]:
         white = 255 if largest <= 255 else 65535
         print(

@@ -77,6 +77,8 @@ def test_the_map_lays_latents_on_their_principal_axes(playground: Playground) ->
         ("denoise", {"model": "none", "row": text(np.zeros(784, np.uint8))}, 400, "none"),
         ("denoise", {"model": "mnist-deep", "row": text(np.zeros(784, np.uint8))}, 400, "denoise"),
         ("decode", {"model": "mnist-deep", "latent": [1.0], "shape": [32]}, 400, "latent, shape: must be numbers"),
+        ("decode", {"model": "mnist-deep", "latent": [1e300] * 32, "shape": [32]}, 400, "infinity"),
+        ("decode", {"model": "mnist-deep", "latent": [10**400] * 32, "shape": [32]}, 400, "latent, shape: must be"),
         ("nothing", {}, 404, "/api/nothing: no such call"),
         ("models", [1], 400, "a question is a JSON object"),
     ],
@@ -87,6 +89,11 @@ def test_a_wrong_question_is_answered_with_the_rule(
     code, answer = playground.ask(call, question)
     assert code == status
     assert says in answer["error"]
+
+
+def test_a_question_that_is_nested_too_deeply_is_refused(playground: Playground) -> None:
+    code, answer = playground.ask("models", body=b"[" * 100_000)
+    assert (code, answer["error"]) == (400, "a question is not nested so deeply")
 
 
 def test_other_sites_cannot_use_the_playground(playground: Playground) -> None:

@@ -25,6 +25,7 @@ from PIL import Image
 from autoencoder.v1 import model_pb2
 from hourglass import batch
 from hourglass.__main__ import main
+from hourglass.batch_outputs import Workspace
 from tests.unit.client.batch_files import FLOATS, ROWS, Run, denoiser, read_parquet, rows_asked
 from tests.unit.client.fake_service import FakeService, card, encode, fail, serving
 
@@ -225,16 +226,102 @@ def test_two_processes_do_not_work_on_one_output(run: Run, service: FakeService)
     assert (code, "another process works there" in err) == (1, True)
 
 
-def test_a_kill_between_the_last_two_steps_loses_nothing(run: Run, service: FakeService) -> None:
-    begin(run, service)
-    Path("out.npy.work/done").write_bytes(b"\1")
-    Path("out.npy.work/rows.npy").rename("out.npy")
-    kept = Path("out.npy").read_bytes()
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("output", ["out.npy", "out.parquet"])
+@pytest.mark.parametrize("step", ["replace", "remove"])
+def test_a_kill_at_one_of_the_last_two_steps_loses_nothing(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch, output: str, step: str
+) -> None:
+    def kill(self: Any, *_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "publish" if step == "replace" else "remove", kill)
+        with pytest.raises(Killed):
+            run("encode", "rows.npy", output)
+    assert Path(output).exists() == (step == "remove")
     service.requests = []
-    assert run("encode", "rows.npy", "out.npy")[0] == 0
-    assert Path("out.npy").read_bytes() == kept
+    assert run("encode", "rows.npy", output)[0] == 0
+    found = np.load(output) if output == "out.npy" else read_parquet(output)["latent"]
+    np.testing.assert_array_equal(found, encode(FLOATS, 3))
     assert rows_asked(service) == 0
-    assert not Path("out.npy.work").exists()
+    assert not Path(f"{output}.work").exists()
+
+
+@pytest.mark.parametrize("output", ["out.npy", "out.parquet"])
+def test_a_file_that_appeared_meanwhile_is_kept(run: Run, service: FakeService, output: str) -> None:
+    def appears(method: str, request: Any, context: Any) -> None:
+        if method == "Encode":
+            Path(output).write_text("precious")
+
+    service.hook = appears
+    code, _, err = run("encode", "rows.npy", output)
+    assert (code, f"{output}: somebody made this file meanwhile" in err) == (1, True)
+    service.hook, service.requests = None, []
+    code, _, err = run("encode", "rows.npy", output)
+    assert (code, f"{output}: is there already" in err) == (1, True)
+    assert Path(output).read_text() == "precious"
+    Path(output).unlink()
+    assert run("encode", "rows.npy", output)[0] == 0
+    assert rows_asked(service) == 0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "5", "[" * 100_000, '{"model": "denoiser"}', '{"model": 5, "version": 1}', "\x00\xff"]
+)
+def test_a_workspace_that_is_damaged_is_named(run: Run, service: FakeService, content: str) -> None:
+    begin(run, service)
+    Path("out.npy.work/job.json").write_text(content)
+    code, _, err = run("encode", "rows.npy", "out.npy")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "out.npy.work/job.json: does not say what was begun there" in err
+    assert "remove out.npy.work and begin again" in err
+
+
+def test_a_service_that_is_away_is_told_once_and_that_it_is_back(run: Run, service: FakeService) -> None:
+    def be_away(method: str, request: Any, context: Any) -> None:
+        if service.calls.count("Encode") <= 12 and method == "Encode":
+            fail(context, grpc.StatusCode.UNAVAILABLE, "LOADING", "models are being loaded")
+
+    service.hook = be_away
+    code, _, err = run("encode", "rows.npy", "out.npy", "--piece-rows", "12", "--patience", "500")
+    told = [line for line in err.splitlines() if line.startswith("hourglass: ")]
+    assert code == 0
+    assert told == [
+        "hourglass: models are being loaded; trying again for up to 500 s (--patience)",
+        "hourglass: the service answers again",
+    ]
+
+
+def test_names_of_pictures_that_are_no_utf8(run: Run) -> None:
+    os.rename("pictures/00.png", b"pictures/0\xe9.png")
+    assert run("encode", "pictures", "out.parquet")[0] == 0
+    names = read_parquet("out.parquet")["file"].tolist()
+    assert "0\\xe9.png" in names
+    assert len(set(names)) == 23
+
+
+def test_a_page_that_is_damaged_is_told_with_its_file(run: Run) -> None:
+    content = bytearray(Path("rows.parquet").read_bytes())
+    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 4)
+    Path("damaged.parquet").write_bytes(content)
+    code, _, err = run("encode", "damaged.parquet", "out.npy")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("hourglass: damaged.parquet: cannot be read to its end; ")
+
+
+@pytest.mark.parametrize("name", ["wide.npy", "wide.parquet"])
+def test_pixels_to_255_that_are_not_uint8_are_told(run: Run, name: str) -> None:
+    values = ROWS.astype(np.int16)
+    np.save("wide.npy", values)
+    lists = arrow.array(values.reshape(23, 20).tolist(), arrow.list_(arrow.int16()))
+    parquet.write_table(arrow.table({"x": lists}), "wide.parquet")
+    code, _, err = run("encode", name, "out.npy")
+    assert code == 0
+    assert f"hourglass: warning: {name}: holds 255 as int16, and denoiser expects 0 to 1" in err
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,14 @@ def chunk(kind: bytes, content: bytes) -> bytes:
             ["reconstruct", "digits.npy", "o.npy", "--scores", "none/o.csv", "--model", "plain"],
             "none/o.csv: there is no",
         ),
+        (
+            ["reconstruct", "digits.npy", "o.npy", "--scores", "digits.npy", "--model", "plain"],
+            "digits.npy: is what is read; write elsewhere",
+        ),
+        (
+            ["reconstruct", "digits.npy", "o.npy", "--scores", "./o.npy", "--model", "plain"],
+            "--scores: o.npy is where the rows go; write elsewhere",
+        ),
         (["denoise", "digits.txt", "o.png"], "digits.txt: is not a picture"),
         (["denoise", "cut.png", "o.png"], "cut.png: "),
         (["denoise", "deep.png", "o.png"], "deep.png: must have 8 bits a channel"),
@@ -367,7 +375,12 @@ def test_as_a_process_an_error_is_one_line(folder: Path) -> None:
     assert err.startswith(f"hourglass: {address}: ")
 
 
-def test_interrupted_it_cancels_and_leaves_nothing(service: FakeService, address: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "says"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ended_by_a_signal_it_cancels_and_leaves_nothing(
+    service: FakeService, address: str, folder: Path, number: signal.Signals, code: int, says: str
+) -> None:
     came, gone = threading.Event(), threading.Event()
 
     def hook(method: str, request: Any, context: Any) -> None:
@@ -379,9 +392,9 @@ def test_interrupted_it_cancels_and_leaves_nothing(service: FakeService, address
     service.hook = hook
     with spawn("encode", "digits.npy", "o.npy", "--model", "plain", "--address", address) as process:
         assert came.wait(30)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "hourglass: interrupted\n")
+    assert (process.returncode, err) == (code, f"hourglass: {says}\n")
     assert gone.wait(30)
     assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png", "digits.npy"]
 
