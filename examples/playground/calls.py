@@ -120,8 +120,9 @@ class Calls:
     def decode(self, question: Json) -> Json:
         """`shape` is that of a latent, as the model's card has it."""
         try:
-            latents = np.array(question["latent"], np.float32).reshape(1, *question["shape"])
-        except (KeyError, TypeError, ValueError) as error:
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, which the service refuses
+                latents = np.array(question["latent"], np.float32).reshape(1, *question["shape"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise QuestionError(f"latent, shape: must be numbers and the shape that they fill; {error}") from error
         rows = self._client.decode(_model(question), latents, timeout_s=TIMEOUT_S)
         return {"row": _text(_pixels(rows[0]))}

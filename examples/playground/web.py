@@ -42,6 +42,13 @@ class Server(ThreadingHTTPServer):
         return f"http://{host!s}:{port}/"
 
 
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise QuestionError("a question is not nested so deeply") from error
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Headers and body are two writes; on a connection that stays open Nagle would hold the second back for 40 ms.
@@ -77,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, {"error": f"{self.path}: no such call"})
             return
         try:
-            question = json.loads(body)
+            question = _parse(body)
             if not isinstance(question, dict):
                 raise QuestionError("a question is a JSON object")
             self._answer(HTTPStatus.OK, call(question))
