@@ -144,3 +144,12 @@ def test_a_folder_of_pictures_keeps_its_names(run: Run) -> None:
     assert run("join", "parts.parquet", "joined.parquet")[0] == 0
     assert read_parquet("joined.parquet")["file"][[0, 12, 22]].tolist() == ["00.png", "12.png", "deep/22.png"]
     assert json.loads(Path("parts.parquet/_job.json").read_text())["shards"] == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"model": "denoiser", "version": 1, "rows": 23, "piece_rows": 3}'])
+def test_a_job_that_is_damaged_is_named(run: Run, content: str) -> None:
+    assert make(run, "rows.npy", "parts.npy", "0/2")[0] == 0
+    Path("parts.npy/_job.json").write_text(content)
+    for code, _, err in (make(run, "rows.npy", "parts.npy", "1/2"), run("join", "parts.npy", "joined.npy")):
+        assert (code, err.count("\n")) == (1, 1)
+        assert "parts.npy/_job.json: does not say what was begun there" in err
