@@ -79,7 +79,7 @@ class Work(Protocol):
 
     def schedule(self, step: Callable[[], bool]) -> None:
         """Call `step` in that thread, soon, and again until it returns False. Called in another thread, `step` is begun
-        before what the next call schedules."""
+        before what the next call schedules. An error that it raises ends the thread."""
 
     def schedule_idle(self, step: Callable[[], object]) -> None:
         """Call `step` in that thread, once, when there is nothing else to do, which may be never. To be called in that

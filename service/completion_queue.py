@@ -273,21 +273,22 @@ class _Loop(_server._Server):  # type: ignore[misc]
                     self._begin(tag, event)
                 elif tag is not None:
                     going_on = _server._process_event_and_continue(state, event)
-                events += 1
-                empty_polls = empty_polls + 1 if tag is None else 0
-                # Nothing is ready: this is the batch.
-                if work and (empty_polls >= _EMPTY_POLLS or events >= _MAX_EVENTS):
-                    events = empty_polls = 0
-                    step = work.popleft()
-                    if step():
-                        work.append(step)
-                elif idle_work and empty_polls >= _EMPTY_POLLS:
-                    events = empty_polls = 0
-                    idle_work.popleft()()
             except Exception:
                 log.exception("this is a bug: an event failed")
+            events += 1
+            empty_polls = empty_polls + 1 if tag is None else 0
             # A call that is kept alive here keeps grpcio from ending it.
             event = tag = None
+            # Nothing is ready: this is the batch. What a step raises, for want of memory say, would leave requests
+            # without an answer, and whoever waits for it waiting: it ends this thread, and with it the process.
+            if work and (empty_polls >= _EMPTY_POLLS or events >= _MAX_EVENTS):
+                events = empty_polls = 0
+                step = work.popleft()
+                if step():
+                    work.append(step)
+            elif idle_work and empty_polls >= _EMPTY_POLLS:
+                events = empty_polls = 0
+                idle_work.popleft()()
             now = time.monotonic()
             if now >= watch_at or self.draining:
                 watch_at = now + _LONG_CALL_S

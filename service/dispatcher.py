@@ -252,7 +252,9 @@ class Dispatcher:
                 pass
 
     def _step(self) -> bool:
-        """Run one batch, here and now. Returns whether there is more to run."""
+        """Run one batch, here and now. Returns whether there is more to run.
+
+        What it raises, as where memory ends between two lines, leaves jobs without an answer."""
         with self._lock:
             batch, expired, now = self._take()
         if expired:
@@ -378,17 +380,14 @@ class Dispatcher:
         return buffer[:row_count]
 
     def _respond(self, batch: Batch[Job], outputs: Outputs, phases: _Phases, *, began: float, now: float) -> None:
-        position, run_s = 0, now - began
-        traced: list[TracedPart] = []
+        run_s = now - began
+        try:
+            with self._lock:
+                traced = _share_out(batch, outputs, run_s)
+        except Exception:
+            self._fail(batch, internal_error(f"a batch of {batch.operation} could not be shared out"))
+            return
         with self._lock:
-            for job, start, stop in batch.slices:
-                end = position + stop - start
-                job.parts.append((start, tuple(map(itemgetter(slice(position, end)), outputs))))
-                job.compute_s += run_s
-                job.batch_rows = max(job.batch_rows, batch.row_count)
-                position = end
-                if job.trace is not None:
-                    traced.append(TracedPart(job.trace, job.admitted_at if start == 0 else None, job.begun_at))
             whole = self._batcher.complete(batch, now=now, run_s=run_s)
             # One batch fewer is out: the other thread may take the next.
             self._changed.notify()
@@ -426,6 +425,21 @@ class Dispatcher:
             self._inside -= count
             if not self._inside:
                 self._empty.notify_all()
+
+
+def _share_out(batch: Batch[Job], outputs: Outputs, run_s: float) -> list[TracedPart]:
+    """Give each job its rows of the outputs. Returns the parts that are traced."""
+    position = 0
+    traced: list[TracedPart] = []
+    for job, start, stop in batch.slices:
+        end = position + stop - start
+        job.parts.append((start, tuple(map(itemgetter(slice(position, end)), outputs))))
+        job.compute_s += run_s
+        job.batch_rows = max(job.batch_rows, batch.row_count)
+        position = end
+        if job.trace is not None:
+            traced.append(TracedPart(job.trace, job.admitted_at if start == 0 else None, job.begun_at))
+    return traced
 
 
 class _Turns:

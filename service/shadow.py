@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from prometheus_client import Counter
 from service.dispatcher import Job, Result
 from service.errors import ServiceError
 from service.tensors import Array, Rows
+
+log = logging.getLogger(__name__)
 
 SHADOW = "shadow"
 
@@ -59,7 +62,13 @@ class Shadow:
         self._dropped = dropped
 
     def of(self, rows: Array) -> None:
-        """Rows [B, D...] were sent to be encoded."""
+        """Rows [B, D...] were sent to be encoded. Raises nothing: they will be answered, whatever comes of this."""
+        try:
+            self._draw(rows)
+        except Exception:
+            log.exception("rows could not be watched")
+
+    def _draw(self, rows: Array) -> None:
         drawn = self._sample.draw(len(rows))
         if not len(drawn):
             return

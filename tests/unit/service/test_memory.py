@@ -83,3 +83,73 @@ def test_a_request_without_memory_is_told_so_wherever_it_ran_out(tmp_path: Path)
         text=True,
     )
     assert done.stdout.split() == ["NO_MEMORY", "BAD_MESSAGE", "NO_MEMORY", "NO_MEMORY"], done.stderr
+
+
+_FAILING = """
+import _testcapi, logging, math
+import numpy as np
+from prometheus_client import CollectorRegistry
+from service.dispatcher import Dispatcher, Job, Result
+from service.metrics import Metrics
+
+class Doubling:
+    row_shape = (2,)
+
+    def run(self, rows, row_count):
+        return (rows[:row_count] * 2,)
+
+class Steps:
+    def __init__(self):
+        self.steps = []
+
+    def schedule(self, step):
+        self.steps.append(step)
+
+logging.disable(logging.CRITICAL)
+metrics = Metrics(CollectorRegistry())
+ended = answered = failed = 0
+for allocation in range(300):
+    work = Steps()
+    dispatcher = Dispatcher(
+        model="fake", programs={"double": Doubling()}, padded_rows=lambda count: count,
+        max_batch_rows=8, max_queue_rows=32, metrics=metrics, work=work,
+    )
+    outcomes = [[], [], []]
+    for number, row_count in enumerate((3, 2, 9)):
+        dispatcher.submit(Job(
+            operation="double", row_count=row_count, caller=str(number % 2), deadline=math.inf,
+            rows=np.full((row_count, 2), number, np.float32), done=outcomes[number].append,
+        ))
+    (step,) = work.steps
+    try:
+        _testcapi.set_nomemory(allocation, allocation + 1)
+        try:
+            going_on = step()
+        finally:
+            _testcapi.remove_mem_hooks()
+    except MemoryError:
+        ended += 1
+        continue
+    while going_on:
+        going_on = step()
+    assert [len(each) for each in outcomes] == [1, 1, 1], (allocation, outcomes)
+    for number, (outcome,) in enumerate(outcomes):
+        if isinstance(outcome, Result):
+            answered += 1
+            assert (outcome.outputs[0] == 2 * number).all()
+        else:
+            failed += 1
+    assert dispatcher.close()
+print(ended, answered, failed)
+"""
+
+
+def test_wherever_memory_ends_each_job_is_answered_once_or_the_thread_ends() -> None:
+    """One allocation of a batch is refused: the first, then the second, and so on."""
+    pytest.importorskip("_testcapi", reason="this Python has no means to refuse memory")
+    done = subprocess.run(
+        [sys.executable, "-c", _FAILING], cwd=ROOT, check=True, timeout=60, stdout=subprocess.PIPE, text=True
+    )
+    ended, answered, failed = map(int, done.stdout.split())
+    assert answered > failed > 50
+    assert 0 < ended < 80, "for the moments only in which no answer can be given any more"

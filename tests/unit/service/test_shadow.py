@@ -153,3 +153,16 @@ def test_a_model_that_retires_does_not_wait_for_a_moment_without_work(tmp_path: 
     assert harness.value("shadow_dropped_rows_total") == 3
     work.idle_step()
     assert harness.value("reconstruction_error_count", operation="encode") == 0
+
+
+def test_a_shadow_that_fails_costs_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: Sample, row_count: int) -> None:
+        raise MemoryError
+
+    harness = Harness(tmp_path)
+    monkeypatch.setattr(Sample, "draw", fail)
+    assert isinstance(harness.encode(3).result(), Result)
+    assert "rows could not be watched" in caplog.text
+    harness.model.retire()

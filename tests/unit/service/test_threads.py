@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from service import threads
+from tests.integration.serving import ROOT
 
 PROGRAM = """
 import sys, threading, time
@@ -33,6 +34,38 @@ def test_a_process_ends_with_a_thread_that_fails_and_says_why() -> None:
     assert (event["failed_thread"], event["reason"]) == ("the-loop", "MemoryError('no more')")
     assert " in fail\n" in event["traceback"]
     assert event["traceback"].endswith("MemoryError: no more")
+
+
+TRANSPORT = """
+import time
+from prometheus_client import CollectorRegistry
+from service import logs, threads
+from service.completion_queue import CompletionQueueTransport
+from service.metrics import Metrics
+from service.transport import Limits
+
+logs.configure(format="json", level="info")
+threads.end_with_any()
+limits = Limits(max_concurrent_requests=8, max_message_bytes=1024, max_stream_requests=2)
+transport = CompletionQueueTransport(limits=limits, metrics=Metrics(CollectorRegistry()))
+transport.bind("127.0.0.1:0")
+
+def fail():
+    raise MemoryError("no more")
+
+transport.work.{schedule}(fail)
+transport.start()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("schedule", ["schedule", "schedule_idle"])
+def test_a_process_ends_with_a_batch_that_costs_requests_their_answer(schedule: str) -> None:
+    """They would wait for ever, and so would all that come after them for this model."""
+    program = TRANSPORT.format(schedule=schedule)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=30, check=False)
+    assert done.returncode == threads.EXIT_CODE
+    assert json.loads(done.stderr.splitlines()[-1])["failed_thread"] == "completion-queue"
 
 
 def test_all_threads_of_a_started_pool_are_there() -> None:
