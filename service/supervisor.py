@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from service import logs, replicas
+from service import logs, replicas, threads
 from service import settings as settings_module
 from service.announcement import Announcement, Card
 from service.control import Control
@@ -87,6 +87,8 @@ class Supervisor:
 
     def run(self, signals: Signals) -> int:
         """Serve until a signal comes; returns the exit code."""
+        # Its workers end with it.
+        threads.end_with_any()
         signals.on_toggle = self._toggle
         try:
             store = open_store(

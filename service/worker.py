@@ -25,6 +25,9 @@ from service.signals import Signals
 
 
 def main() -> int:
+    # What a library prints goes where the log goes: the supervisor takes what it reads for ours.
+    supervisor = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     number, probes_socket, *flags = sys.argv[1:]
     configuration = settings.read(flags, {})
     logs.configure(format=configuration.log_format, level=configuration.log_level, worker=int(number))
@@ -38,11 +41,11 @@ def main() -> int:
                 "cards": [asdict(Card.of(model)) for model in server.repository.all()],
                 "refused": [[*key, why.file, why.rule] for key, why in refused.items()],
             }
-            print(json.dumps(facts), flush=True)
+            print(json.dumps(facts), file=supervisor, flush=True)
 
         return plans, tell
 
-    with Signals() as signals:
+    with supervisor, Signals() as signals:
         threading.Thread(target=_follow, name="supervisor", daemon=True).start()
         return single.serve(configuration, signals, begin, probes_socket=Path(probes_socket))
 

@@ -15,8 +15,9 @@ import pytest
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
 from hourglass import Client
+from service import threads
 from tests import tiny
-from tests.integration.serving import ServerProcess
+from tests.integration.serving import ROOT, ServerProcess
 from tests.integration.test_service import TIMEOUT_S, TINY, array, assert_close, tensor
 
 WAIT_S = 60.0
@@ -108,6 +109,49 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:
         return False
+
+
+def test_what_a_library_prints_is_not_taken_for_what_a_worker_says(tiny_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def print_noise(event, facts):\n"
+        "    if event == 'open' and str(facts[0]).endswith('encoder.onnx'):\n"
+        "        os.write(1, b'noise\\n')\n"
+        "sys.addaudithook(print_noise)\n"
+    )
+    with ServerProcess(tiny_models, "--workers", "2", environment={"PYTHONPATH": str(tmp_path)}) as server:
+        with Client(server.address) as client:
+            client.encode("tiny", tiny.rows(3))
+        assert server.other_lines.count("noise\n") >= 2
+    assert server.process.returncode == 0
+
+
+FAILING = """
+import logging, sys, threading
+from service import probes, supervisor
+from service.__main__ import main
+
+def fail():
+    raise MemoryError("no more")
+
+class Probes(probes.Probes):
+    def start(self):
+        super().start()
+        threading.Thread(target=fail, name="of-the-supervisor").start()
+
+supervisor.Probes = Probes
+sys.exit(main())
+"""
+
+
+def test_a_supervisor_ends_with_a_thread_of_its_own_that_fails(tiny_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "failing_supervisor.py").write_text(FAILING)
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with ServerProcess(
+        tiny_models, "--workers", "2", ready=False, module="failing_supervisor", environment=environment
+    ) as server:
+        assert server.wait() == threads.EXIT_CODE
+        assert server.events[-1]["failed_thread"] == "of-the-supervisor"
 
 
 def test_a_port_that_another_service_has_is_not_shared(tiny_models: Path) -> None:
