@@ -100,6 +100,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 DEVICES = ("auto", "cpu", "cuda")
 DATA_VARIABLE, CACHE = "HOURGLASS_DATA", ".data"
 PICTURES = (".png", ".pdf", ".svg")
+_MOST_THREADS = 4096
 _MOST_DIGITS = 9  # of a count; a version has 32 bits
 
 
@@ -315,8 +316,16 @@ def _run(command: argparse.ArgumentParser) -> None:
     _runs(command, "--runs", "where to look for the newest run")
 
 
+def _thread_count(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) <= _MOST_THREADS):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {_MOST_THREADS}; got {text}")
+    return int(text)
+
+
 def _threads(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: torch's, one a core)")
+    command.add_argument(
+        "--threads", type=_thread_count, metavar="N", help="CPU threads (default: torch's, one a core)"
+    )
 
 
 def _device(command: argparse.ArgumentParser) -> None:

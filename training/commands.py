@@ -233,10 +233,7 @@ def _resolve(name: str, options: argparse.Namespace) -> recipes.Recipe:
         changes += [("data.name", name_for(options.data)), ("data.path", options.data)]
     if getattr(options, "seed", None) is not None:
         changes.append(("seed", options.seed))
-    recipe = recipes.load(name, changes)
-    if options.epochs is not None:
-        recipe = recipes.load(name, [*changes, *overrides.epochs(recipe, options.epochs)])
-    return recipe
+    return recipes.load(name, changes, epochs=options.epochs)
 
 
 def _chosen_run(options: argparse.Namespace) -> Any:

@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from training import recipes
 from training.errors import RecipeError
 
 
@@ -20,17 +19,6 @@ def parse(text: str) -> tuple[str, Any]:
         return key, tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):
         return key, value
-
-
-def epochs(recipe: recipes.Recipe, count: int) -> list[tuple[str, Any]]:
-    """The overrides that set the epochs of every phase of the procedure."""
-    procedure = recipe.procedure
-    if isinstance(procedure, recipes.ClosedForm):
-        raise RecipeError(f"--epochs: recipe {recipe.name!r} has none, its procedure is 'closed-form'; got {count}")
-    keys = ["procedure.epochs"]
-    if isinstance(procedure, recipes.Greedy) and procedure.finetuning:
-        keys += ["procedure.finetuning.epochs", "procedure.refitting.epochs"]
-    return [(key, count) for key in keys]
 
 
 def flat(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def kl_sparsity(latents: Tensor, rho: float) -> Tensor:
 
 def l1(latents: Tensor) -> Tensor:
     """The sum of the absolute values of a latent, averaged over the rows."""
-    return latents.abs().sum() / len(latents)
+    return latents.float().abs().sum() / len(latents)
 
 
 def contractive(latents: Tensor, weight_LD: Tensor) -> Tensor:

@@ -337,8 +337,9 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(recipe: str, overrides: Iterable[tuple[str, Any]] = ()) -> Recipe:
-    """The recipe of that name, or in that TOML file, with overrides such as ("network.latent", 16) applied in order."""
+def load(recipe: str, overrides: Iterable[tuple[str, Any]] = (), *, epochs: int | None = None) -> Recipe:
+    """The recipe of that name, or in that TOML file, with overrides such as ("network.latent", 16) applied in order,
+    and then the epochs of every phase of its procedure, where they are given."""
     path = Path(recipe) if recipe.endswith(".toml") else FOLDER / f"{recipe}.toml"
     if not path.is_file():
         raise RecipeError(f"no recipe {recipe!r}: give a path to a .toml file or one of {', '.join(names())}")
@@ -351,6 +352,8 @@ def load(recipe: str, overrides: Iterable[tuple[str, Any]] = ()) -> Recipe:
     table.setdefault("name", path.stem)
     for key, value in overrides:
         _apply(table, key, value)
+    if epochs is not None:
+        _set_epochs(table, epochs)
     return check(table, where=path.name)
 
 
@@ -382,6 +385,17 @@ def _check(model: type[_T], table: dict[str, Any], where: str, parents: tuple[st
         raise RecipeError("\n".join(f"{where}: {line}" for line in lines)) from error
     except ValueError as error:
         raise RecipeError(f"{where}: holds a number of too many digits: {error}") from error
+
+
+def _set_epochs(table: dict[str, Any], epochs: int) -> None:
+    procedure = table.get("procedure")
+    if not isinstance(procedure, dict):
+        return
+    if procedure.get("kind") == "closed-form":
+        raise RecipeError(f"--epochs: recipe {table['name']!r} has none, its procedure is 'closed-form'; got {epochs}")
+    for phase in (procedure, procedure.get("finetuning"), procedure.get("refitting")):
+        if isinstance(phase, dict):
+            phase["epochs"] = epochs
 
 
 def _apply(table: dict[str, Any], key: str, value: Any) -> None:

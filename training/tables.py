@@ -5,6 +5,7 @@ A missing value is an empty cell, NA, NaN or null. Shape legend: B rows, C colum
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ class Table:
         _require_pyarrow(path)
         self.path = path
         self.is_csv = path.suffix.lower() != ".parquet"
+        if self.is_csv:
+            _require_no_utf16(path)
         self.delimiter = _delimiter(path) if self.is_csv else ","
         self.columns: tuple[str, ...] = ()
         schema = self._schema()
@@ -214,6 +217,16 @@ def _delimiter(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     return max(",;\t", key=head.count)
+
+
+def _require_no_utf16(path: Path) -> None:
+    try:
+        with open(path, "rb") as file:
+            mark = file.read(2)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(f"{path}: is UTF-16, and must be UTF-8; `iconv -f UTF-16 -t UTF-8` makes it so")
 
 
 def _is_number(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -56,10 +57,19 @@ class Results:
         return next((one for one in self.of(row) if (one.protocol, one.seed) == (protocol, seed)), None)
 
     def add(self, record: Record) -> None:
-        """Takes the place of a record of the same row, protocol and seed; the file is whole at any time."""
+        """Takes the place of a record of the same row, protocol and seed; the file is whole at any time, and of two
+        processes that add to one row neither loses what the other adds."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._add(record)
+        finally:
+            os.close(lock)
+
+    def _add(self, record: Record) -> None:
         kept = [one for one in self.of(record.row) if (one.protocol, one.seed) != (record.protocol, record.seed)]
         entries = [vars(one) for one in sorted([*kept, record], key=lambda one: (one.protocol, one.seed))]
-        self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f"{record.row}.json.part"
         part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
         part.replace(self.folder / f"{record.row}.json")

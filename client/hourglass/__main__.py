@@ -25,6 +25,7 @@ from hourglass.files import said
 from hourglass.in_process import InProcess
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+_MOST_THREADS = 4096
 
 _EPILOG = """\
 examples:
@@ -208,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
     bulk.add_argument(
         "--threads",
         metavar="N",
-        type=_count,
+        type=_thread_count,
         default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         help="cores that --package uses, without Ray (default: all that this process may use, %(default)s)",
     )
@@ -320,6 +321,12 @@ def _read_token(path: Path) -> str:
 def _count(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text}")
+    return int(text)
+
+
+def _thread_count(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) <= _MOST_THREADS):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {_MOST_THREADS}; got {text}")
     return int(text)
 
 

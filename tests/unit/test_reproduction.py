@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,17 @@ def test_a_record_takes_the_place_of_one_of_the_same_trial_only(tmp_path: Path) 
     assert found == [("ours", 1, 5.0), ("paper", 0, 2.0), ("paper", 1, 4.0)]
     assert results.of("a")[0].seconds == 90.0
     assert results.find("a", "paper", 7) is None
+
+
+def test_two_that_add_to_a_row_lose_nothing(tmp_path: Path) -> None:
+    def add(seeds: range) -> None:
+        for seed in seeds:
+            Results(tmp_path).add(made("a", "ours", seed, 1.0))
+
+    with ThreadPoolExecutor(2) as pool:  # a lock of a file is between two that opened it, threads as well
+        list(pool.map(add, (range(40), range(40, 80))))
+    assert [each.seed for each in Results(tmp_path).of("a")] == list(range(80))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_the_table_gives_mean_spread_and_whether_it_reaches(tmp_path: Path) -> None:

@@ -304,6 +304,7 @@ def test_a_failure_in_the_middle_leaves_the_old_file(run: Run, service: FakeServ
         ["fly"],
         ["encode", "x"],
         ["models", "--timeout", "0"],
+        ["batch", "encode", "digits.npy", "o.npy", "--package", "p", "--threads", "5000"],
         ["models", "--timeout", "x"],
         ["models", "--token", "x"],
     ],

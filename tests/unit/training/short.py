@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from training import overrides, recipes
+from training import recipes
 from training.networks import Autoencoder, DenseAutoencoder
 
 EPOCHS = 2
@@ -13,9 +13,9 @@ EPOCHS = 2
 def short_recipe(name: str, *changes: tuple[str, object]) -> recipes.Recipe:
     all_changes = [("data.name", "digits"), *changes]
     recipe = recipes.load(name, all_changes)
-    if not isinstance(recipe.procedure, recipes.ClosedForm):
-        all_changes += overrides.epochs(recipe, EPOCHS)
-    return recipes.load(name, all_changes)
+    if isinstance(recipe.procedure, recipes.ClosedForm):
+        return recipe
+    return recipes.load(name, all_changes, epochs=EPOCHS)
 
 
 def first_layer(network: Autoencoder) -> nn.Linear:

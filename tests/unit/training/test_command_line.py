@@ -38,7 +38,8 @@ def test_what_the_command_line_repeats_is_what_the_modules_say() -> None:
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["train", "conv", "--threads", "-1"], "--threads: must be a whole number from 1 to 999999999; got -1"),
+        (["train", "conv", "--threads", "-1"], "--threads: must be a whole number from 1 to 4096; got -1"),
+        (["train", "conv", "--threads", "5000"], "--threads: must be a whole number from 1 to 4096; got 5000"),
         (["export", "conv", "--version", "0"], "--version: must be a whole number from 1 to 999999999; got 0"),
         (["export", "conv", "--version", "4294967296"], "must be a whole number from 1 to 999999999; got 4294967296"),
         (["export", "conv", "--max-psnr-loss", "nan"], "--max-psnr-loss: must be a number of decibels, 0 or more; got"),

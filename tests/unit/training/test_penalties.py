@@ -62,6 +62,8 @@ def test_the_gradient_of_kl_sparsity_pulls_the_mean_activation_to_rho(start: flo
 
 def test_l1_is_the_sum_of_absolute_values_averaged_over_rows() -> None:
     assert penalties.l1(torch.tensor([[[1.0, -2.0]], [[0.0, 4.0]]])).item() == pytest.approx(3.5)
+    # In bfloat16, 256 and 1 are 256.
+    assert penalties.l1(torch.tensor([[256.0, 1.0]], dtype=torch.bfloat16)).item() == 257
 
 
 @pytest.mark.parametrize("tied", [False, True])

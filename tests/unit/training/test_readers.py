@@ -157,6 +157,7 @@ LONG = "a,b\n" + "1,2\n" * 400_000
         (b"a,b\n1,2\n3,1e300\n", "row 2 under the header: column 'b' holds 1e\\+300"),
         (b"a,b\n,2\n,3\n", "has no row in which every column has a value; column 'a' lacks the most values"),
         ("a,naïve\n1,2\n".encode("latin-1"), "the names of its columns are not UTF-8"),
+        ("a,b\n1,2\n3,4\n".encode("utf-16"), "is UTF-16, and must be UTF-8; `iconv"),
         (b"PAR1\x00\x01\n", ""),
     ],
 )

@@ -168,11 +168,20 @@ def test_an_override_without_key_or_value_is_an_error(text: str) -> None:
 
 
 def test_epochs_override_every_phase() -> None:
-    stacked = recipes.load("stacked")
-    keys = [key for key, _ in overrides.epochs(stacked, 1)]
-    assert keys == ["procedure.epochs", "procedure.finetuning.epochs", "procedure.refitting.epochs"]
-    with pytest.raises(RecipeError, match=r"--epochs.*closed-form"):
-        overrides.epochs(recipes.load("pca"), 1)
+    procedure = recipes.load("stacked", epochs=1).procedure
+    assert isinstance(procedure, recipes.Greedy)
+    assert procedure.finetuning
+    assert procedure.refitting
+    assert (procedure.epochs, procedure.finetuning.epochs, procedure.refitting.epochs) == (1, 1, 1)
+    with pytest.raises(RecipeError, match=r"--epochs.*'pca' has none.*closed-form"):
+        recipes.load("pca", epochs=1)
+
+
+def test_what_depends_on_the_epochs_is_judged_by_those_that_are_wanted() -> None:
+    longer = recipes.load("deep", [("procedure.warmup_epochs", 300)], epochs=400)
+    assert (longer.procedure.epochs, longer.procedure.warmup_epochs) == (400, 300)  # type: ignore[union-attr]
+    with pytest.raises(RecipeError, match=r"warmup_epochs: must be less than the 200 epochs; got 300"):
+        recipes.load("deep", [("procedure.warmup_epochs", 300)], epochs=200)
 
 
 def test_parts_of_recipes_combine() -> None:
