@@ -24,7 +24,7 @@ from hourglass.errors import HourglassError
 from hourglass.files import CommandError, said
 
 # Enough that nobody waits long for the last, few enough that a Parquet file is not opened in the middle all the time.
-_RUNS_A_WORKER = 8
+_RUNS_A_WORKER = 16
 _CONNECT_S = 10.0
 _STARTS = 3
 
@@ -117,8 +117,9 @@ def _results(ray: Any, work: Work, source: Source, sink: Sink, wanted: list[bool
         batch_size=1,
         batch_format="numpy",
         num_cpus=1,
-        # One at a time: a run that waits behind another might be begun elsewhere.
-        compute=ray.data.ActorPoolStrategy(size=min(cpus, len(runs)), max_tasks_in_flight_per_actor=1),
+        # One is computed while another waits, or an actor would be idle between its runs: half the time where they are
+        # short. No more, as a run that waits behind another might be begun elsewhere.
+        compute=ray.data.ActorPoolStrategy(size=min(cpus, len(runs)), max_tasks_in_flight_per_actor=2),
     )
     for piece in pieces.iter_batches(batch_size=None, batch_format="numpy"):
         if "error" in piece:
