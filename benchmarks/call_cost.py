@@ -1,17 +1,21 @@
 """What a single-row Encode costs the server, by the library that the time is spent in, beside a bare echo.
 
-Linux's perf samples the server, on a core of its own, while h2load keeps 64 calls in flight; shares by library, times
-one over the rate. Needs perf and h2load (Debian: linux-perf, nghttp2-client), and leave to use perf.
+Linux's perf samples the server, on a core of its own, while h2load keeps 64 calls in flight, or with --lone one after
+the other; shares by library, times the processor time of a call. What is left of one over the rate is not the server's:
+the client's work, and waking each other. Needs perf and h2load (Debian: linux-perf, nghttp2-client), and leave to use
+perf.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,8 +27,8 @@ from benchmarks.report import DOCUMENT, hardware
 from benchmarks.subjects import Ours, digits, echo, latest, service
 from service import packages
 
-BEGIN, END = "<!-- call cost: begin -->", "<!-- call cost: end -->"
-LOAD = Load(connections=4, streams=16)
+LOADS = {"call cost": Load(connections=4, streams=16), "lone call cost": Load(connections=1)}
+ELSEWHERE = "the client, and waking each other"
 CORE = {0}
 FREQUENCY_HZ = 1999
 # By the first that is found in the name of the file that the code is in.
@@ -50,10 +54,10 @@ def by_library(report: str) -> dict[str, float]:
     return shares
 
 
-def measure(server: Ours, model: str, seconds: float) -> dict[str, float]:
+def measure(server: Ours, model: str, load: Load, seconds: float) -> dict[str, float]:
     """Microseconds a call, by library."""
     rows = digits(1)
-    server.measure(model, rows, LOAD, 1.0)
+    server.measure(model, rows, load, 1.0)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "perf.data"
         command = ["perf", "record", "--quiet", "-F", str(FREQUENCY_HZ), "-p", str(server.pid), "-o", str(data)]
@@ -61,12 +65,21 @@ def measure(server: Ours, model: str, seconds: float) -> dict[str, float]:
             target=subprocess.run, args=([*command, "--", "sleep", str(seconds)],), kwargs={"check": True}
         )
         sampling.start()
-        rate = server.measure(model, rows, LOAD, seconds + 1.0).requests_per_s
+        began, began_cpu = time.monotonic(), processor_s(server.pid)
+        rate = server.measure(model, rows, load, seconds + 1.0).requests_per_s
+        busy = min(1.0, (processor_s(server.pid) - began_cpu) / (time.monotonic() - began))
         sampling.join()
         report = subprocess.run(
             ["perf", "report", "--stdio", "--sort", "dso", "-i", str(data)], capture_output=True, text=True, check=True
         ).stdout
-    return {name: share / rate * 1e6 for name, share in by_library(report).items()}
+    costs = {name: share * busy / rate * 1e6 for name, share in by_library(report).items()}
+    return {**costs, ELSEWHERE: (1 - busy) / rate * 1e6}
+
+
+def processor_s(pid: int) -> float:
+    """Of a process, so far."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -99,13 +112,15 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="mnist-conv", help="default: mnist-conv")
     parser.add_argument("--seconds", type=float, default=5.0, help="of sampling each, in each round (default: 5)")
     add_rounds(parser, 3)
+    parser.add_argument("--lone", action="store_true", help="one call after the other")
     parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()
+    what = "lone call cost" if options.lone else "call cost"
     rounds: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, subjects(options.model, Path(folder)) as servers:
         for number in range(options.rounds):
             for name, server in servers.items():
-                rounds.setdefault(name, []).append(measure(server, options.model, options.seconds))
+                rounds.setdefault(name, []).append(measure(server, options.model, LOADS[what], options.seconds))
                 print(f"round {number + 1}, {name}: {sum(rounds[name][-1].values()):.0f} us a call", flush=True)
     costs = {
         name: {
@@ -115,13 +130,16 @@ def main() -> None:
         for name, measured in rounds.items()
     }
     command = f"python -m benchmarks.call_cost --seconds {options.seconds:g} --rounds {options.rounds}"
+    if options.lone:
+        command += " --lone"
     if options.model != "mnist-conv":
         command += f" {options.model}"
     text = f"`{command}`, {datetime.now(UTC).date()}; {hardware()}.\n\n{table(costs)}"
     print(f"\n{text}")
     if options.write:
-        before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        begin, end = f"<!-- {what}: begin -->", f"<!-- {what}: end -->"
+        before, _, rest = DOCUMENT.read_text().partition(begin)
+        DOCUMENT.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":
