@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from service.errors import PackageError
@@ -101,7 +102,6 @@ DEVICES = ("auto", "cpu", "cuda")
 DATA_VARIABLE, CACHE = "HOURGLASS_DATA", ".data"
 PICTURES = (".png", ".pdf", ".svg")
 _MOST_THREADS = 4096
-_MOST_DIGITS = 9  # of a count; a version has 32 bits
 
 
 def parser() -> argparse.ArgumentParser:
@@ -261,9 +261,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and len(text) <= _MOST_DIGITS and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {'9' * _MOST_DIGITS}; got {text}")
+def _count(text: str, most: int = 999_999_999) -> int:  # a version has 32 bits
+    if not (text.isdecimal() and len(text) <= len(str(most)) and 0 < int(text) <= most):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most}; got {text}")
     return int(text)
 
 
@@ -316,15 +316,12 @@ def _run(command: argparse.ArgumentParser) -> None:
     _runs(command, "--runs", "where to look for the newest run")
 
 
-def _thread_count(text: str) -> int:
-    if not (text.isdecimal() and 0 < int(text) <= _MOST_THREADS):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {_MOST_THREADS}; got {text}")
-    return int(text)
-
-
 def _threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--threads", type=_thread_count, metavar="N", help="CPU threads (default: torch's, one a core)"
+        "--threads",
+        type=partial(_count, most=_MOST_THREADS),
+        metavar="N",
+        help="CPU threads (default: torch's, one a core)",
     )
 
 

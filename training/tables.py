@@ -36,8 +36,6 @@ class Table:
         _require_pyarrow(path)
         self.path = path
         self.is_csv = path.suffix.lower() != ".parquet"
-        if self.is_csv:
-            _require_no_utf16(path)
         self.delimiter = _delimiter(path) if self.is_csv else ","
         self.columns: tuple[str, ...] = ()
         schema = self._schema()
@@ -210,23 +208,15 @@ def _require_pyarrow(path: Path) -> None:
 
 
 def _delimiter(path: Path) -> str:
-    """Comma, semicolon or tab: whichever the first line has most of."""
+    """Comma, semicolon or tab: whichever the first line has most of. Raises DataError for UTF-16, by its mark."""
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
+        with open(path, "rb") as file:
             head = file.readline(_BLOCK_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    return max(",;\t", key=head.count)
-
-
-def _require_no_utf16(path: Path) -> None:
-    try:
-        with open(path, "rb") as file:
-            mark = file.read(2)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path}: is UTF-16, and must be UTF-8; `iconv -f UTF-16 -t UTF-8` makes it so")
+    return max(",;\t", key=lambda mark: head.count(mark.encode()))
 
 
 def _is_number(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -14,6 +15,22 @@ import hourglass
 from tests.unit.client.conftest import Connect
 from tests.unit.client.fake_service import FakeService, encode, fail, serving, unpack
 from tests.unit.client.test_messages import WAIT_S, unique_rows
+
+Held = tuple[threading.Event, threading.Event]
+
+
+@pytest.fixture
+def held(service: FakeService) -> Iterator[Held]:
+    """Every call that comes sets the first event, and waits for the second."""
+    came, go = threading.Event(), threading.Event()
+
+    def hook(method: str, request: Any, context: Any) -> None:
+        came.set()
+        assert go.wait(WAIT_S)
+
+    service.hook = hook
+    yield came, go
+    go.set()
 
 
 def row(number: float) -> Any:
@@ -67,14 +84,8 @@ def test_scores_are_shared_out_too(service: FakeService, address: str) -> None:
     assert len(service.calls) == 1
 
 
-def test_what_comes_while_messages_are_under_way_goes_together(address: str, service: FakeService) -> None:
-    came, go = threading.Event(), threading.Event()
-
-    def hook(method: str, request: Any, context: Any) -> None:
-        came.set()
-        assert go.wait(WAIT_S)
-
-    service.hook = hook
+def test_what_comes_while_messages_are_under_way_goes_together(address: str, service: FakeService, held: Held) -> None:
+    came, go = held
 
     async def run() -> None:
         async with hourglass.AsyncClient(address, max_in_flight=1) as client:
@@ -136,14 +147,10 @@ def test_an_error_of_the_message_is_told_to_all_who_share_it(address: str, servi
     assert len(service.calls) == 1
 
 
-def test_a_cancelled_call_leaves_those_it_shares_a_message_with_alone(address: str, service: FakeService) -> None:
-    came, go = threading.Event(), threading.Event()
-
-    def hook(method: str, request: Any, context: Any) -> None:
-        came.set()
-        assert go.wait(WAIT_S)
-
-    service.hook = hook
+def test_a_cancelled_call_leaves_those_it_shares_a_message_with_alone(
+    address: str, service: FakeService, held: Held
+) -> None:
+    came, go = held
 
     async def run() -> None:
         async with hourglass.AsyncClient(address) as client:
@@ -180,14 +187,8 @@ def test_the_shorter_deadline_of_a_shared_message_holds_for_its_own_call(address
     assert len(service.calls) == 1
 
 
-def test_a_deadline_counts_while_a_call_waits_for_its_turn(address: str, service: FakeService) -> None:
-    came, go = threading.Event(), threading.Event()
-
-    def hook(method: str, request: Any, context: Any) -> None:
-        came.set()
-        assert go.wait(WAIT_S)
-
-    service.hook = hook
+def test_a_deadline_counts_while_a_call_waits_for_its_turn(address: str, service: FakeService, held: Held) -> None:
+    came, go = held
 
     async def run() -> None:
         async with hourglass.AsyncClient(address, max_in_flight=1) as client:
@@ -198,21 +199,12 @@ def test_a_deadline_counts_while_a_call_waits_for_its_turn(address: str, service
             go.set()
             np.testing.assert_array_equal(await first, encode(row(1)))
 
-    try:
-        asyncio.run(run())
-    finally:
-        go.set()
+    asyncio.run(run())
     assert len(service.calls) == 1, "nothing is sent for whoever waits no more"
 
 
-def test_out_is_not_touched_after_its_call_was_cancelled(address: str, service: FakeService) -> None:
-    came, go = threading.Event(), threading.Event()
-
-    def hook(method: str, request: Any, context: Any) -> None:
-        came.set()
-        assert go.wait(WAIT_S)
-
-    service.hook = hook
+def test_out_is_not_touched_after_its_call_was_cancelled(address: str, service: FakeService, held: Held) -> None:
+    came, go = held
 
     async def run() -> None:
         given_up, kept = np.full((1, 2), -1, np.float32), np.full((1, 2), -1, np.float32)
