@@ -44,6 +44,8 @@ _POLL_S = 0.1
 _LONG_CALL_S = 0.25
 # Scheduled work is done after so many events even if there are more.
 _MAX_EVENTS = 512
+# Where there is always one more, long calls are looked after so many.
+_UNWATCHED_EVENTS = 64
 # One poll reads from one connection at most, and what it finds there need not be a request; others may have some.
 _EMPTY_POLLS = 2
 _FAREWELL_S = 1.0
@@ -184,7 +186,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
         self.streams: set[StreamRpc] = set()
         # Calls that do not listen for their caller's leaving yet, the oldest first.
         self.unwatched: dict[UnaryRpc, None] = {}
-        # Calls whose message has not come yet, the oldest first.
+        # Calls that do listen, and whose message has not come yet, the oldest first.
         self.unread: dict[UnaryRpc, None] = {}
         self.draining = False
         self._poll = self._state.completion_queue.poll
@@ -218,8 +220,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
         self._state.rpc_states.add(rpc)
 
     def let_go(self, rpc: Rpc) -> None:
-        with self._state.lock:
-            self._state.rpc_states.discard(rpc)
+        self._state.rpc_states.discard(rpc)
 
     def join(self) -> None:
         if self._thread.ident is not None:
@@ -289,8 +290,9 @@ class _Loop(_server._Server):  # type: ignore[misc]
             elif idle_work and empty_polls >= _EMPTY_POLLS:
                 events = empty_polls = 0
                 idle_work.popleft()()
-            now = time.monotonic()
-            if now >= watch_at or self.draining:
+            if (empty_polls or not events % _UNWATCHED_EVENTS) and (
+                (now := time.monotonic()) >= watch_at or self.draining
+            ):
                 watch_at = now + _LONG_CALL_S
                 self._watch(now)
             if state.stage is not _STARTED and going_on:

@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -415,8 +414,14 @@ class Dispatcher:
         count = 0
         for job, outcome in answers:
             count += 1
-            if job.statistics is not None:
-                _count(job, job.statistics, outcome, self._clock())
+            statistics = job.statistics
+            if statistics is not None:
+                if isinstance(outcome, Result):
+                    statistics.succeeded(
+                        job.row_count, job.admitted_at, self._clock(), outcome.queue_s, outcome.compute_s
+                    )
+                else:
+                    statistics.failed(job.admitted_at, self._clock())
             try:
                 job.done(outcome)
             except Exception:  # a fault in one answer must not end the thread that serves the others
@@ -429,13 +434,14 @@ class Dispatcher:
 
 def _share_out(batch: Batch[Job], outputs: Outputs, run_s: float) -> list[TracedPart]:
     """Give each job its rows of the outputs. Returns the parts that are traced."""
-    position = 0
+    position, row_count = 0, batch.row_count
     traced: list[TracedPart] = []
     for job, start, stop in batch.slices:
         end = position + stop - start
-        job.parts.append((start, tuple(map(itemgetter(slice(position, end)), outputs))))
+        job.parts.append((start, tuple([output[position:end] for output in outputs])))
         job.compute_s += run_s
-        job.batch_rows = max(job.batch_rows, batch.row_count)
+        if job.batch_rows < row_count:
+            job.batch_rows = row_count
         position = end
         if job.trace is not None:
             traced.append(TracedPart(job.trace, job.admitted_at if start == 0 else None, job.begun_at))
@@ -465,13 +471,6 @@ class _Turns:
             with self._changed:
                 self._now += 1
                 self._changed.notify_all()
-
-
-def _count(job: Job, statistics: Statistics, outcome: Result | ServiceError, now: float) -> None:
-    if isinstance(outcome, ServiceError):
-        statistics.failed(job.admitted_at, now)
-    else:
-        statistics.succeeded(job.row_count, job.admitted_at, now, outcome.queue_s, outcome.compute_s)
 
 
 def _result(job: Job) -> Result | ServiceError:

@@ -12,6 +12,8 @@ _M_MMAP_THRESHOLD = -3
 _NEVER = 2**31 - 1
 # The largest that glibc takes on 64 bits (HEAP_MAX_SIZE / 2).
 _LARGEST_MMAP_THRESHOLD = 32 << 20
+# So many more objects than at the last collection call for the next: far more than the requests of a batch are made of.
+_LOOSE_OBJECTS = 20_000
 
 
 def keep_memory() -> bool:
@@ -41,3 +43,4 @@ def settle() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_LOOSE_OBJECTS, *gc.get_threshold()[1:])

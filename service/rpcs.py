@@ -43,7 +43,7 @@ class Loop(Protocol):
     streams: set[StreamRpc]
     # Calls that do not listen for their caller's leaving yet, the oldest first.
     unwatched: dict[UnaryRpc, None]
-    # Calls whose message has not come yet, the oldest first.
+    # Calls that do listen, and whose message has not come yet, the oldest first.
     unread: dict[UnaryRpc, None]
 
     @property
@@ -142,14 +142,14 @@ class Rpc:
 class UnaryRpc(Rpc):
     """A unary call; a `calls.Call`."""
 
-    __slots__ = ("_callbacks",)
+    __slots__ = ("_callbacks", "_has_message")
 
     def begin(self) -> None:
         self._callbacks: list[Callable[[], None]] = []
+        self._has_message = False
         if not self._enter():
             return
         self._loop.unwatched[self] = None
-        self._loop.unread[self] = None
         if not self._start((cygrpc.ReceiveMessageOperation(0),), self._on_message):
             self._end_with(internal_error("grpc took no operation"))
 
@@ -172,7 +172,10 @@ class UnaryRpc(Rpc):
             self._loop.post(self._call, lambda: self._end_with(error))
 
     def watch(self) -> None:
+        """The call lives long: listen for its caller's leaving, and see that its message comes."""
         self._loop.unwatched.pop(self, None)
+        if not self._has_message:
+            self._loop.unread[self] = None
         self._start((cygrpc.ReceiveCloseOnServerOperation(0),), self._on_close)
 
     def refuse_to_wait(self) -> None:
@@ -181,6 +184,7 @@ class UnaryRpc(Rpc):
 
     def _on_message(self, event: Event) -> None:
         self._pending -= 1
+        self._has_message = True
         self._loop.unread.pop(self, None)
         request = event.batch_operations[0].message()
         if self._answered:

@@ -151,8 +151,9 @@ class Servicer:
 
     def _asked(self, request: _Request, call: Call) -> tuple[ServedModel, model_pb2.DataType]:
         """The model and the type of the answer that a request asks for."""
-        require_model(call, request.model.name)
-        model = self._repository.get(request.model)
+        selector = request.model
+        require_model(call, selector.name)
+        model = self._repository.get(selector)
         if call.observation is not None:
             call.observation.asks(model.name, model.version, 0)
         return model, tensors.output_dtype(request.output_dtype)

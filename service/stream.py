@@ -117,8 +117,9 @@ class _Item(Item):
         self._kind = kind
 
     def _response(self, message: Message) -> Message:
-        answer: dict[str, Any] = {self._kind: message}
-        return pb.StreamResponse(id=self._id, **answer)
+        response = pb.StreamResponse(id=self._id)
+        getattr(response, self._kind).CopyFrom(message)
+        return response
 
     def _failure(self, error: ServiceError) -> Message:
         rich = statuses.rich_of(error)

@@ -54,7 +54,8 @@ def decode(field: str, tensor: autoencoder_pb2.Tensor, spec: Spec) -> Array:
         raise InvalidArgument(
             "BAD_DTYPE", f"{field}.dtype: must be FLOAT32, FLOAT16 or UINT8; got {_dtype_name(number)}"
         )
-    return view(field, dtype, _NAMES[number], tuple(tensor.shape), tensor.data, spec)
+    # Of a slice: protobuf's own container takes twice as long to go through.
+    return view(field, dtype, _NAMES[number], tuple(tensor.shape[:]), tensor.data, spec)
 
 
 def view(
@@ -73,11 +74,14 @@ def view(
             "BAD_DATA_LENGTH",
             f"{field}.data: {dtype_name} of shape {_short(shape)} has {wanted_bytes} bytes; got {len(data)}",
         )
-    elements = np.frombuffer(data, dtype)
-    array = elements.reshape(shape)
-    if not are_bytes and not np.isfinite(elements).all():
-        row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
-        raise InvalidArgument("NOT_FINITE", f"{field}.data: row {row} holds NaN or infinity")
+    array: Array = np.ndarray(shape, dtype, data)
+    if not are_bytes:
+        # Where the first False is: `all` takes a microsecond to begin.
+        are_finite = np.isfinite(array).ravel()
+        first = int(are_finite.argmin())
+        if not are_finite[first]:
+            row = first // math.prod(spec.row_shape)
+            raise InvalidArgument("NOT_FINITE", f"{field}.data: row {row} holds NaN or infinity")
     return array
 
 
