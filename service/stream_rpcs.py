@@ -14,9 +14,7 @@ from grpc._cython import cygrpc
 
 from service.calls import perform
 from service.errors import Cancelled, ServiceError, Unavailable, internal_error
-from service.observation import Observation
 from service.rpcs import Event, Rpc
-from service.tokens import Grant
 
 _BUFFER_HINT = cygrpc.WriteFlag.buffer_hint
 
@@ -50,7 +48,7 @@ class StreamRpc(Rpc):
     def _receive(self) -> None:
         limits = self._loop.limits
         if (
-            not (self._receiving or self._half_closed or self._answered or self._loop.draining)
+            not (self._half_closed or self._answered or self._loop.draining)
             and len(self._calls) + len(self._outbox) < limits.max_stream_requests
             and self._bytes < limits.max_message_bytes
         ):
@@ -88,8 +86,8 @@ class StreamRpc(Rpc):
             self._bytes -= call.bytes
         else:
             self._bytes += len(message)
-            self._calls[call] = message
             if self._method.ordered:
+                self._calls[call] = message
                 self._release_in_order()
             else:
                 self._release(call, message)
@@ -131,8 +129,10 @@ class StreamRpc(Rpc):
                 self._end(self._succeeded())
             elif self._loop.draining:
                 self._end_with(Unavailable("DRAINING", "the service is stopping; open the stream elsewhere"))
-        self._receive()
-        self._retire()
+        if not self._receiving:
+            self._receive()
+        if self._answered:
+            self._retire()
 
     def _on_message_sent(self, event: Event) -> None:
         self._pending -= 1
@@ -167,28 +167,16 @@ class StreamRpc(Rpc):
 class StreamCall:
     """A `calls.Call` for one message of a stream."""
 
-    __slots__ = ("_callbacks", "_stream", "bytes")
+    __slots__ = ("_callbacks", "_stream", "bytes", "caller", "deadline", "grant", "observation")
 
     def __init__(self, stream: StreamRpc, request_bytes: int) -> None:
         self._stream = stream
         self._callbacks: list[Callable[[], None]] = []
         self.bytes = request_bytes
-
-    @property
-    def caller(self) -> str:
-        return self._stream.caller
-
-    @property
-    def grant(self) -> Grant | None:
-        return self._stream.grant
-
-    @property
-    def observation(self) -> Observation | None:
-        return self._stream.observation
-
-    @property
-    def deadline(self) -> float:
-        return self._stream.deadline
+        self.caller = stream.caller
+        self.grant = stream.grant
+        self.observation = stream.observation
+        self.deadline = stream.deadline
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         if self._stream._cancelled:
