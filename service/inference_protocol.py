@@ -127,21 +127,20 @@ class InferenceProtocol:
         call.answer(lambda: messages.ConfigResponse(config=config))
 
     def model_statistics(self, request: Any, call: Call) -> None:
-        cards = [card for card in self._repository.all() if allows(call, card.name)]
+        models = [model for model in self._repository.models() if allows(call, model.name)]
         chosen = operations.split(request.name) if request.name else None
         if chosen:
             # Raises where there is none of that name or version.
             asked = self._operation(request.name, request.version, call).model.version
-            cards = [
-                card for card in cards if card.name == chosen[0] and (not request.version or card.version == asked)
+            models = [
+                model for model in models if model.name == chosen[0] and (not request.version or model.version == asked)
             ]
         response = messages.StatisticsResponse()
-        for card in cards:
-            model = self._repository.get(pb.ModelSelector(name=card.name, version=str(card.version)))
-            for name in operations.names(card):
+        for model in models:
+            for name in operations.names(model.manifest):
                 if chosen is None or name == chosen[1]:
                     _statistics(
-                        response.model_stats.add(name=f"{card.name}.{name}", version=str(card.version)),
+                        response.model_stats.add(name=f"{model.name}.{name}", version=str(model.version)),
                         model.statistics[name].totals(),
                     )
         call.answer(lambda: response)

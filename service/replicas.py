@@ -9,7 +9,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from dataclasses import asdict
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from service.errors import PackageError
 from service.plans import Plan
+from service.threads import started_pool
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +55,18 @@ class Replicas:
 
     `sockets` gives those of the workers that serve, and raises Unavailable while one is starting: it was told what to
     load already. One that dies on the way is replaced with what is planned then, so that nothing is lost with it; one
-    that lives and does not follow is given to `give_up`, to be replaced too.
+    that lives and does not follow is given to `give_up`, to be replaced too. `count` of them are talked to at a time.
+    To be closed.
     """
 
-    def __init__(self, sockets: Callable[[], list[Path]], *, give_up: Callable[[Path], object]) -> None:
+    def __init__(self, sockets: Callable[[], list[Path]], *, give_up: Callable[[Path], object], count: int) -> None:
         self._sockets = sockets
         self._give_up = give_up
+        # A change for which there was no thread in its middle would be made in some of them.
+        self._pool = started_pool(count, "replica")
+
+    def close(self) -> None:
+        self._pool.shutdown()
 
     def prepare(self, name: str, version: int) -> None:
         def one(path: Path) -> None:
@@ -89,10 +96,10 @@ class Replicas:
         self._all(one)
 
     def _all(self, one: Callable[[Path], None]) -> None:
-        paths = self._sockets()
-        if paths:
-            with ThreadPoolExecutor(len(paths)) as pool:
-                list(pool.map(one, paths))
+        told = [self._pool.submit(one, path) for path in self._sockets()]
+        wait(told)
+        for each in told:
+            each.result()
 
 
 class _UnixConnection(HTTPConnection):

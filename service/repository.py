@@ -29,10 +29,14 @@ Refusals = dict[tuple[str, int], PackageError]
 
 @dataclass(frozen=True, kw_only=True)
 class _Served:
-    """What is served of one name. Never changed, only replaced: whoever looks something up sees one state."""
+    """What is served of one name. Never changed, only replaced: whoever looks something up sees one state.
+
+    `missing`: versions that were planned and are not loaded here; other processes of the service may have them.
+    """
 
     versions: Mapping[int, ServedModel] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
+    missing: frozenset[int] = frozenset()
 
 
 class Repository:
@@ -89,6 +93,8 @@ class Repository:
                 else:
                     ready.append(version)
                     self.apply(replace(plan, versions=tuple(sorted(ready))))
+            if {*plan.versions} - {*ready}:
+                self.apply(replace(plan, versions=tuple(sorted({*plan.versions, *ready}))))
         self._complete = True
         self._settle()
         return refused
@@ -127,8 +133,9 @@ class Repository:
             prepared = self._prepared.pop(plan.name, {})
             models = {**before, **prepared}
             after = {version: models[version] for version in plan.versions if version in models}
-            if after:
-                self._served[plan.name] = _Served(versions=after, labels=dict(plan.labels))
+            missing = frozenset(plan.versions) - after.keys()
+            if after or missing:
+                self._served[plan.name] = _Served(versions=after, labels=dict(plan.labels), missing=missing)
             else:
                 self._served.pop(plan.name, None)
             kept = {id(model) for model in after.values()}
@@ -155,22 +162,28 @@ class Repository:
                 model.close()
 
     def get(self, selector: autoencoder_pb2.ModelSelector) -> ServedModel:
-        """The model that is asked for. Raises InvalidArgument, NotFound, or Unavailable while models load."""
+        """The model that is asked for. Raises InvalidArgument, NotFound, or Unavailable: while models load, and where
+        what was planned is not loaded here."""
         name, asked = selector.name, selector.version
         if not name:
             raise InvalidArgument("NO_MODEL_NAME", "model.name: must be given")
-        served = self._served.get(name)
-        if served is None:
-            self._require_complete()
-            raise NotFound("NO_SUCH_MODEL", f"there is no model {name[:64]!r}")
+        served = self._served.get(name, _Served())
         versions = served.versions
+        if not versions:
+            self._require_complete()
+            if served.missing:
+                raise _not_loaded(name, max(served.missing))
+            raise NotFound("NO_SUCH_MODEL", f"there is no model {name[:64]!r}")
         if not asked:
             return versions[max(versions)]
         if asked.isascii() and asked.isdecimal():
-            # At most 9 digits, as in a package: anything longer cannot exist.
-            model = versions.get(int(asked)) if len(asked) <= 9 else None
+            # At most 9 digits, as in a package: anything longer cannot exist, nor can version 0.
+            number = int(asked) if len(asked) <= 9 else 0
+            model = versions.get(number)
             if model is None:
                 self._require_complete()
+                if number in served.missing:
+                    raise _not_loaded(name, number)
                 known = ", ".join(map(str, sorted(versions)))
                 raise NotFound("NO_SUCH_VERSION", f"{name} has no version {asked[:64]}; it has {known}")
             return model
@@ -187,14 +200,18 @@ class Repository:
             raise Unavailable("LABEL_NOT_LOADED", f"{name}: {asked} is version {served.labels[asked]}, not loaded here")
         return model
 
-    def all(self) -> list[model_pb2.Model]:
-        """The cards of all models, by name, the latest version first."""
+    def models(self) -> list[ServedModel]:
+        """All models, by name, the latest version first."""
         served = dict(self._served)
         return [
-            served[name].versions[version].manifest
+            served[name].versions[version]
             for name in sorted(served)
             for version in sorted(served[name].versions, reverse=True)
         ]
+
+    def all(self) -> list[model_pb2.Model]:
+        """The cards of all models, in the same order."""
+        return [model.manifest for model in self.models()]
 
     def close(self) -> None:
         """Run what waits in each model, then free all of them. The transport has stopped."""
@@ -291,3 +308,9 @@ class Repository:
             return run
 
         packages.check_golden(package, padded(session.encode), padded(session.decode))
+
+
+def _not_loaded(name: str, version: int) -> Unavailable:
+    return Unavailable(
+        "VERSION_NOT_LOADED", f"{name} version {version} is to be served, and could not be loaded here; see the log"
+    )

@@ -90,13 +90,14 @@ class Supervisor:
         # Its workers end with it.
         threads.end_with_any()
         signals.on_toggle = self._toggle
+        processes = Replicas(self._sockets, give_up=self._give_up, count=len(self._workers))
         try:
             store = open_store(
                 self._settings.models,
                 cache=self._settings.model_cache,
                 timeout_s=self._settings.store_timeout_s,
             )
-            self._control = Control(self._settings, store, Replicas(self._sockets, give_up=self._give_up))
+            self._control = Control(self._settings, store, processes)
             self._control.plan()
             if self._settings.admin_address:
                 self._security = Security(self._settings, on_expiry=lambda kind, expiry: None)
@@ -126,6 +127,7 @@ class Supervisor:
             log.error("cannot start", extra={"reason": str(error)})
             return 1
         finally:
+            processes.close()
             self._selector.close()
             self._folder.cleanup()
         return int(self._failed)

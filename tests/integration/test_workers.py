@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from autoencoder.v1 import autoencoder_pb2 as pb
@@ -79,6 +80,32 @@ def test_a_worker_that_dies_is_replaced_and_retrying_clients_do_not_notice(serve
     wait_until_metric(server, "autoencoder_workers", 2)
     assert server.metric("autoencoder_worker_restarts_total") == 1
     assert pids(server)[1] != victim
+
+
+def test_what_a_new_worker_cannot_load_others_may_have(tmp_path: Path) -> None:
+    package = tiny.write(tmp_path)
+    tiny.write(tmp_path, "plain", denoises=False)
+    with ServerProcess(tmp_path, "--workers", "2") as server:
+        (package / "encoder.onnx").write_bytes(b"broken")
+        os.kill(pids(server)[1], signal.SIGKILL)
+        wait_until_metric(server, "autoencoder_worker_restarts_total", 1)
+        wait_until_metric(server, "autoencoder_workers", 2)
+        said = set()
+        for number in range(60):  # a connection each, which the kernel spreads
+            with server.channel() as channel:
+                stub = AutoencoderServiceStub(channel)
+                stub.Encode(
+                    pb.EncodeRequest(model=pb.ModelSelector(name="plain"), rows=tensor(tiny.rows(1))), timeout=TIMEOUT_S
+                )
+                version = "1" if number % 2 else ""
+                model = pb.ModelSelector(name="tiny", version=version)
+                try:
+                    stub.Encode(pb.EncodeRequest(model=model, rows=tensor(tiny.rows(1))), timeout=TIMEOUT_S)
+                    said.add((version, "OK"))
+                except grpc.RpcError as error:
+                    assert "tiny version 1 is to be served, and could not be loaded here" in (error.details() or "")
+                    said.add((version, error.code().name))
+        assert said == {(version, code) for version in ("", "1") for code in ("OK", "UNAVAILABLE")}
 
 
 def test_the_counters_of_a_worker_that_died_stay(server: ServerProcess) -> None:

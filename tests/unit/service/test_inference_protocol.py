@@ -52,6 +52,9 @@ class OneModel:
     def get(self, selector: pb.ModelSelector) -> ServedModel:
         return self._model
 
+    def models(self) -> list[ServedModel]:
+        return [self._model]
+
     def all(self) -> list[model_pb2.Model]:
         return [self._model.manifest]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,7 +49,7 @@ class Workers:
         ]
         for probes in self._probes:
             probes.start()
-        self.subject = Replicas(lambda: self.paths, give_up=self.given_up.append)
+        self.subject = Replicas(lambda: self.paths, give_up=self.given_up.append, count=count)
 
     def kill(self, number: int) -> None:
         self._probes.pop(number).stop()
@@ -56,6 +57,7 @@ class Workers:
     def close(self) -> None:
         with ThreadPoolExecutor() as pool:
             list(pool.map(Probes.stop, self._probes))
+        self.subject.close()
 
 
 @pytest.fixture
@@ -106,10 +108,31 @@ def test_while_a_worker_starts_nothing_is_changed(workers: Workers) -> None:
     def starting() -> list[Path]:
         raise Unavailable("STARTING", "worker 1 is starting")
 
-    subject = Replicas(starting, give_up=workers.given_up.append)
+    subject = Replicas(starting, give_up=workers.given_up.append, count=1)
     with pytest.raises(Unavailable):
         subject.prepare("tiny", 3)
     assert all(repository.calls == [] for repository in workers.repositories)
+    subject.close()
+
+
+def test_a_change_starts_no_thread(workers: Workers) -> None:
+    def threads() -> set[int | None]:
+        return {thread.ident for thread in threading.enumerate() if thread.name.startswith("replica")}
+
+    before = threads()
+    assert len(before) == 2
+    workers.subject.apply(PLAN)
+    assert threads() == before
+
+
+def test_all_are_told_before_one_that_refuses_is_heard(workers: Workers) -> None:
+    def refuse() -> None:
+        raise PackageError("encoder.onnx", "is refused")
+
+    workers.repositories[0].on_prepare = refuse
+    with pytest.raises(PackageError):
+        workers.subject.prepare("tiny", 3)
+    assert workers.repositories[1].calls == [("prepare", "tiny", 3)]
 
 
 def test_the_port_of_all_takes_no_orders(tmp_path: Path) -> None:

@@ -119,6 +119,27 @@ def test_while_models_load_those_that_are_ready_answer_and_the_others_may_come(
             version_of(repository, name, version)
 
 
+def test_what_is_planned_and_refused_may_be_had_elsewhere(repository: Repository, tmp_path: Path) -> None:
+    for name, version in (("tiny", 1), ("tiny", 2), ("other", 1)):
+        tiny.write(tmp_path, name=name, version=version)
+    for broken in ("tiny/2", "other/1"):
+        (tmp_path / broken / "encoder.onnx").write_bytes(b"broken")
+    assert repository.load_all(plans_of(tmp_path), stop=never).keys() == {("tiny", 2), ("other", 1)}
+    assert version_of(repository, "tiny") == 1
+    for name, asked, says in (("tiny", "2", "tiny version 2"), ("other", "", "other version 1"), ("other", "1", "")):
+        with pytest.raises(Unavailable, match=f"{says}.* could not be loaded here") as caught:
+            version_of(repository, name, asked)
+        assert caught.value.reason == "VERSION_NOT_LOADED"
+    with pytest.raises(NotFound, match="tiny has no version 3"):
+        version_of(repository, "tiny", "3")
+    # As when all processes refused it at the start: it is planned no more.
+    repository.apply(Plan(name="tiny", versions=(1,)))
+    repository.apply(Plan(name="other"))
+    for name, asked in (("tiny", "2"), ("other", "")):
+        with pytest.raises(NotFound):
+            version_of(repository, name, asked)
+
+
 def test_a_stop_ends_the_loading(repository: Repository, tmp_path: Path) -> None:
     for version in (1, 2):
         tiny.write(tmp_path, version=version)
@@ -136,7 +157,7 @@ def test_a_package_with_other_outputs_than_it_promises_never_answers(
     (refusal,) = repository.load_all(plans_of(tmp_path), stop=never).values()
     assert "decoder.onnx: golden rows differ" in str(refusal)
     assert version_of(repository, "tiny") == 1
-    with pytest.raises(NotFound):
+    with pytest.raises(Unavailable):
         version_of(repository, "wrong")
     for name, ready in (("wrong", 0), ("tiny", 1)):
         assert registry.get_sample_value("autoencoder_model_ready", {"model": name, "version": "1"}) == ready
