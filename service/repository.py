@@ -39,6 +39,9 @@ class _Served:
     missing: frozenset[int] = frozenset()
 
 
+_NOTHING = _Served()
+
+
 class Repository:
     """Loads packages, hands out models and closes them. `get` and `all` may be called from any thread.
 
@@ -129,7 +132,7 @@ class Repository:
         then what is not served any more is closed.
         """
         with self._changing:
-            before = self._served.get(plan.name, _Served()).versions
+            before = self._served.get(plan.name, _NOTHING).versions
             prepared = self._prepared.pop(plan.name, {})
             models = {**before, **prepared}
             after = {version: models[version] for version in plan.versions if version in models}
@@ -167,7 +170,7 @@ class Repository:
         name, asked = selector.name, selector.version
         if not name:
             raise InvalidArgument("NO_MODEL_NAME", "model.name: must be given")
-        served = self._served.get(name, _Served())
+        served = self._served.get(name, _NOTHING)
         versions = served.versions
         if not versions:
             self._require_complete()
@@ -259,7 +262,7 @@ class Repository:
         return model
 
     def _refuse(self, name: str, version: int, why: PackageError, *, traceback: bool = False) -> PackageError:
-        if version not in self._served.get(name, _Served()).versions:
+        if version not in self._served.get(name, _NOTHING).versions:
             self._metrics.model_ready.labels(name, str(version)).set(0)
         log.error(
             "model refused",

@@ -77,10 +77,10 @@ def view(
     array: Array = np.ndarray(shape, dtype, data)
     if not are_bytes:
         # Where the first False is: `all` takes a microsecond to begin.
-        are_finite = np.isfinite(array).ravel()
-        first = int(are_finite.argmin())
-        if not are_finite[first]:
-            row = first // math.prod(spec.row_shape)
+        are_finite = np.isfinite(array)
+        first = are_finite.argmin()
+        if not are_finite.item(first):
+            row = int(first) // math.prod(spec.row_shape)
             raise InvalidArgument("NOT_FINITE", f"{field}.data: row {row} holds NaN or infinity")
     return array
 
