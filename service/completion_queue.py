@@ -28,6 +28,7 @@ from prometheus_client import CollectorRegistry
 from service import connections, grpc_core
 from service.admission import Admission
 from service.calls import Method
+from service.corks import Corks
 from service.errors import Cancelled
 from service.guard import Guard
 from service.metrics import Metrics
@@ -98,7 +99,7 @@ class CompletionQueueTransport:
             self._loop.add_method(full_name, method, Meter.of(self._metrics, full_name, method))
 
     def bind(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        self._port = listen(self._loop, address, credentials)
+        self._port = self._loop.corks.port = listen(self._loop, address, credentials)
         return self._port
 
     def start(self) -> None:
@@ -182,6 +183,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
         self.guard = guard
         self.observer = observer
         self.admission = admission
+        self.corks = Corks()
         self.limits = limits
         self.streams: set[StreamRpc] = set()
         # Calls that do not listen for their caller's leaving yet, the oldest first.
@@ -259,7 +261,7 @@ class _Loop(_server._Server):  # type: ignore[misc]
 
     def _run(self) -> None:
         state, poll, methods = self._state, self._poll, self._methods
-        work, idle_work = self._work, self._idle_work
+        work, idle_work, corks = self._work, self._idle_work, self.corks
         self._ident = threading.get_ident()
         events = empty_polls = 0
         watch_at = 0.0
@@ -290,6 +292,8 @@ class _Loop(_server._Server):  # type: ignore[misc]
             elif idle_work and empty_polls >= _EMPTY_POLLS:
                 events = empty_polls = 0
                 idle_work.popleft()()
+            if corks.corked:
+                corks.release()
             if (empty_polls or not events % _UNWATCHED_EVENTS) and (
                 (now := time.monotonic()) >= watch_at or self.draining
             ):

@@ -1,4 +1,4 @@
-"""The connections of a listener, ended below grpc, which has no way to do so before it stops.
+"""The connections of a listener, below grpc: which they are, and their end, for which grpc has no way before it stops.
 
 From the moment in which its server is stopped, grpc cancels the calls that still come on open connections, and a caller
 who reads CANCELLED cannot tell that nothing was run. Where the connection has gone, the call is UNAVAILABLE, and tried
@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import os
 import select
 import socket
@@ -37,7 +38,7 @@ def end(port: int, patience_s: float) -> None:
     found_none = 0
     while True:
         with ExitStack() as stack:
-            held = [stack.enter_context(one) for one in _sockets(port)]
+            held = [stack.enter_context(one) for _, one in _sockets(port)]
             listeners = [one for one in held if _is_listener(one)]
             for listener in listeners:
                 with suppress(OSError):
@@ -53,6 +54,24 @@ def end(port: int, patience_s: float) -> None:
             if found_none == _LOOKS or left_s <= 0:
                 return
             _wait_for_one(open_ones, min(left_s, _LOOK_S) if someone_waits or found_none else left_s)
+
+
+def files(port: int, *, most_files: int) -> dict[str, int]:
+    """The file numbers of the connections to `port` of this process, by their peers as grpc names them. None where the
+    process has more than `most_files` files, and where `end` does nothing."""
+    if not _OPEN_FILES.is_dir() or len(os.listdir(_OPEN_FILES)) > most_files:
+        return {}
+    found = {}
+    for number, held in _sockets(port):
+        with held, suppress(OSError):  # a listener has no peer
+            host, peer_port = held.getpeername()[:2]
+            address = ipaddress.ip_address(host)
+            mapped = address.ipv4_mapped if address.version == 6 else None
+            if address.version == 4 or mapped:
+                found[f"ipv4:{mapped or address}:{peer_port}"] = number
+            else:
+                found[f"ipv6:%5B{address}%5D:{peer_port}"] = number
+    return found
 
 
 def _state(held: socket.socket, events: int) -> int:
@@ -81,8 +100,9 @@ def _deafen(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
 
 
-def _sockets(port: int) -> Iterator[socket.socket]:
-    """Duplicates, so that nobody else closes them meanwhile and has another file under their number."""
+def _sockets(port: int) -> Iterator[tuple[int, socket.socket]]:
+    """The numbers of its sockets, and duplicates, so that nobody else closes them meanwhile and has another file under
+    their number."""
     if not port or not _OPEN_FILES.is_dir():
         return
     for name in os.listdir(_OPEN_FILES):
@@ -93,7 +113,7 @@ def _sockets(port: int) -> Iterator[socket.socket]:
         except OSError:  # closed meanwhile
             continue
         if _is_of(held, port):
-            yield held
+            yield int(name), held
         else:
             held.close()
 

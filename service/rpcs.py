@@ -16,6 +16,7 @@ from grpc._cython import cygrpc
 
 from service.admission import Admission
 from service.calls import Method, perform
+from service.corks import Corks
 from service.errors import Cancelled, ServiceError, internal_error
 from service.guard import Guard
 from service.observation import Observation, Observer
@@ -35,6 +36,7 @@ class Loop(Protocol):
     """The thread that the RPCs live in."""
 
     admission: Admission
+    corks: Corks
     guard: Guard | None
     limits: Limits
     observer: Observer
@@ -147,6 +149,7 @@ class UnaryRpc(Rpc):
     def begin(self) -> None:
         self._callbacks: list[Callable[[], None]] = []
         self._has_message = False
+        self._loop.corks.owes(self.caller)
         if not self._enter():
             return
         self._loop.unwatched[self] = None
@@ -226,6 +229,7 @@ class UnaryRpc(Rpc):
         self._answered = True
         self._loop.unwatched.pop(self, None)
         self._loop.unread.pop(self, None)
+        self._loop.corks.sends(self.caller)
         # They lead back to this call, and its rows would stay until the collector of cycles comes by.
         self._callbacks.clear()
         if not self._start(operations, self._on_sent):

@@ -69,7 +69,10 @@ class StreamRpc(Rpc):
             self._calls[call] = None
             self._bytes += len(request)
             perform(self._method, request, call)
-        self._go_on()
+        if not self._calls or self._answered:
+            self._go_on()
+        elif not self._receiving:  # what there is to send is being sent, and nothing is to be ended
+            self._receive()
 
     def _on_close(self, event: Event) -> None:
         self._pending -= 1
@@ -91,6 +94,8 @@ class StreamRpc(Rpc):
                 self._release_in_order()
             else:
                 self._release(call, message)
+            if self._sending:  # of which more comes when it is done
+                return
         self._go_on()
 
     def _release_in_order(self) -> None:

@@ -17,7 +17,7 @@ import trustme
 from google.protobuf.wrappers_pb2 import BytesValue, Int64Value
 from prometheus_client import CollectorRegistry
 
-from service import admission, completion_queue, grpc_core, rpcs
+from service import admission, completion_queue, connections, corks, grpc_core, rpcs
 from service.calls import Call, Method
 from service.completion_queue import CompletionQueueTransport
 from service.errors import Cancelled, NotFound
@@ -133,6 +133,37 @@ def in_order_of(channel: grpc.Channel) -> Any:
 
 def answer_now(request: Int64Value, call: Call) -> None:
     call.answer(lambda: Int64Value(value=request.value * request.value))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux alone")
+def test_answers_of_one_turn_leave_a_connection_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the fast transport. Which connections there are is grpc's to say; a name of ours that differs would show."""
+    corked: list[tuple[int, bool]] = []
+    cork = corks._cork
+
+    def spy(file: int, value: object) -> bool:
+        corked.append((file, value is corks._ON))
+        return cork(file, value)
+
+    monkeypatch.setattr(corks, "_cork", spy)
+    harness = Harness("completion-queue")
+    lone = harness.connect()
+    try:
+        futures = [harness.square.future(Int64Value(value=value), timeout=WAIT_S) for value in range(8)]
+        futures.append(square_of(lone).future(Int64Value(value=8), timeout=WAIT_S))
+        for _ in futures:
+            assert harness.came.acquire(timeout=WAIT_S)
+        files = connections.files(harness.port, most_files=4096)
+        del files[next(call.caller for value, call in harness.calls if value == 8)]
+        (file,) = files.values()
+        harness.answer_all()
+        assert [future.result().value for future in futures] == [value * value for value in range(9)]
+        # Answers that other threads give are done in one turn or in a few.
+        assert {number for number, _ in corked} == {file}
+        assert [on for _, on in corked] == [True, False] * (len(corked) // 2)
+    finally:
+        lone.close()
+        harness.close()
 
 
 def test_an_answer_may_come_from_any_thread(harness: Harness) -> None:
