@@ -18,6 +18,8 @@ from service import connections
 _LOOK_S = 1.0
 # With more of them few have several answers in one turn, and a look would take as long as thousands of answers.
 _MOST_FILES = 1024
+# Larger answers are not kept for those that come after: the call into the kernel is little of what they cost.
+_SMALL_BYTES = 16384
 _ON, _OFF = ctypes.byref(ctypes.c_int(1)), ctypes.byref(ctypes.c_int(0))
 _SIZE = ctypes.sizeof(ctypes.c_int)
 
@@ -40,13 +42,15 @@ class Corks:
         """There is one more answer that the caller is to get."""
         self._owed[caller] = self._owed.get(caller, 0) + 1
 
-    def sends(self, caller: str) -> None:
+    def sends(self, caller: str, size_bytes: int) -> None:
         """One of them is about to be written."""
         left = self._owed.pop(caller, 1) - 1
-        if not left:
-            return
-        self._owed[caller] = left
-        if caller not in self.corked:
+        if left:
+            self._owed[caller] = left
+        if size_bytes > _SMALL_BYTES:
+            if (file := self.corked.pop(caller, None)) is not None:
+                _cork(file, _OFF)
+        elif left and caller not in self.corked:
             file = self.corked[caller] = self._file(caller)
             if file is not None and not _cork(file, _ON):
                 self._files.pop(caller, None)

@@ -216,20 +216,23 @@ class UnaryRpc(Rpc):
             self._end_with(internal_error("an answer could not be built"))
             return
         self._send(
-            cygrpc.SendInitialMetadataOperation(None, 0), cygrpc.SendMessageOperation(message, 0), self._succeeded()
+            len(message),
+            cygrpc.SendInitialMetadataOperation(None, 0),
+            cygrpc.SendMessageOperation(message, 0),
+            self._succeeded(),
         )
 
     def _end_with(self, error: ServiceError) -> None:
-        self._send(cygrpc.SendInitialMetadataOperation(None, 0), self._failed(error))
+        self._send(0, cygrpc.SendInitialMetadataOperation(None, 0), self._failed(error))
 
-    def _send(self, *operations: Any) -> None:
+    def _send(self, message_bytes: int, *operations: Any) -> None:
         if self._answered:
             log.error("this is a bug: a call was answered twice")
             return
         self._answered = True
         self._loop.unwatched.pop(self, None)
         self._loop.unread.pop(self, None)
-        self._loop.corks.sends(self.caller)
+        self._loop.corks.sends(self.caller, message_bytes)
         # They lead back to this call, and its rows would stay until the collector of cycles comes by.
         self._callbacks.clear()
         if not self._start(operations, self._on_sent):

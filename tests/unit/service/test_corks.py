@@ -28,7 +28,7 @@ class Connection:
         return bool(self.server.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK))
 
     def write(self, corks: Corks, data: bytes) -> None:
-        corks.sends(self.caller)
+        corks.sends(self.caller, len(data))
         self.server.sendall(data)
 
     def read_now(self) -> bytes:
@@ -79,6 +79,19 @@ def test_a_lone_answer_is_not_held_back(subject: Corks, connection: Connection) 
         assert not subject.corked
 
 
+def test_a_large_answer_waits_for_none_and_takes_along_what_waits(subject: Corks, connection: Connection) -> None:
+    for _ in range(4):
+        subject.owes(connection.caller)
+    connection.write(subject, b"one")
+    assert connection.is_corked
+    connection.write(subject, bytes(20_000))
+    assert not connection.is_corked
+    assert connection.client.recv(20_003, socket.MSG_WAITALL) == b"one" + bytes(20_000)
+    connection.write(subject, b"three")
+    assert connection.is_corked
+    subject.release()
+
+
 def test_a_connection_that_is_not_known_is_looked_for_now_and_then(
     subject: Corks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,13 +107,13 @@ def test_a_connection_that_is_not_known_is_looked_for_now_and_then(
     for number in range(5):
         for _ in range(2):
             subject.owes(f"ipv4:127.0.0.1:{number}")
-        subject.sends(f"ipv4:127.0.0.1:{number}")
+        subject.sends(f"ipv4:127.0.0.1:{number}", 10)
     subject.release()
     assert len(looks) == 1
     now += 2
     subject.owes("unix:")
     subject.owes("unix:")
-    subject.sends("unix:")
+    subject.sends("unix:", 10)
     assert len(looks) == 2
 
 
@@ -112,9 +125,9 @@ def test_a_file_that_was_closed_is_forgotten(subject: Corks, connection: Connect
     with open(os.devnull, "wb") as other:
         number = connection.server.detach()
         os.dup2(other.fileno(), number)  # closes it, and has another file under its number
-        subject.sends(connection.caller)
+        subject.sends(connection.caller, 10)
         subject.release()
-        subject.sends(connection.caller)
+        subject.sends(connection.caller, 10)
         assert subject.corked == {connection.caller: None}
         subject.release()
         os.close(number)
