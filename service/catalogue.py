@@ -29,7 +29,8 @@ class Replica(Protocol):
 
     def apply(self, plan: Plan) -> None: ...
 
-    def discard(self, name: str) -> None: ...
+    def discard(self, name: str) -> None:
+        """Raises Unavailable as `prepare` does."""
 
 
 class Catalogue:
@@ -255,6 +256,8 @@ class Catalogue:
         self, model: Versions, wanted: Plan, *, labels: Labels | None = None, fresh: Set[int] = frozenset()
     ) -> None:
         """Load what is not served yet, or `fresh`, beside the rest; keep `labels`; swap."""
+        # Where nothing can be changed at this moment, this says so before labels are written or a plan is made.
+        self._replica.discard(model.name)
         missing = {*wanted.versions} - model.served | {*wanted.versions} & fresh
         model.loading = frozenset(missing)
         looks = {version: model.signature(version) for version in sorted(missing)}

@@ -29,21 +29,26 @@ class FakeReplica:
         self.unavailable = False
 
     def prepare(self, name: str, version: int) -> None:
-        if self.unavailable:
-            raise Unavailable("STARTING", "a worker is starting")
+        self.require_available()
         if version in self.refused:
             raise PackageError("encoder.onnx", "is refused by the test")
         self.prepared.append((name, version))
         self.waiting.add((name, version))
 
     def apply(self, plan: Plan) -> None:
+        self.require_available()
         before = self.served.get(plan.name, Plan(name=plan.name)).versions
         assert all(version in before or (plan.name, version) in self.waiting for version in plan.versions)
         self.waiting.clear()
         self.served[plan.name] = plan
 
     def discard(self, name: str) -> None:
+        self.require_available()
         self.waiting.clear()
+
+    def require_available(self) -> None:
+        if self.unavailable:
+            raise Unavailable("STARTING", "a worker is starting")
 
 
 class Harness:
@@ -227,6 +232,28 @@ def test_a_moment_at_which_nothing_can_change_changes_nothing(make: Make) -> Non
     subject.replica.unavailable = False
     subject.catalogue.load("tiny", "2")
     assert subject.served == [1, 2]
+
+
+@pytest.mark.parametrize("change", ["unload", "label", "unlabel", "rollback"])
+def test_at_such_a_moment_what_needs_no_loading_changes_nothing_either(make: Make, change: str) -> None:
+    subject = make(1, 2, 3)
+    for version in ("1", "2"):
+        subject.catalogue.label("tiny", "stable", version)
+    calls: dict[str, Callable[[], None]] = {
+        "unload": lambda: subject.catalogue.unload("tiny", "3"),
+        "label": lambda: subject.catalogue.label("tiny", "stable", "3"),
+        "unlabel": lambda: subject.catalogue.unlabel("tiny", "stable"),
+        "rollback": lambda: subject.catalogue.rollback("tiny", "stable"),
+    }
+    before, kept = subject.catalogue.plans, label_files.read(subject.models, "tiny")
+    subject.replica.unavailable = True
+    with pytest.raises(Unavailable):
+        calls[change]()
+    assert subject.catalogue.plans == before
+    assert label_files.read(subject.models, "tiny") == kept
+    subject.replica.unavailable = False
+    calls[change]()
+    assert subject.catalogue.plans == [subject.replica.served["tiny"]] != before
 
 
 def test_a_reload_loads_again_what_is_served_and_only_that(make: Make) -> None:
