@@ -127,7 +127,8 @@ class Server:
     def start(self, plans: Sequence[Plan], *, stop_loading: Callable[[], bool] = lambda: False) -> Refusals:
         """Listen, load what is planned, then serve. Returns why packages were refused. Raises StartError where none is
         left, unless `stop_loading()` said to stop, or it was planned so."""
-        for service in ("", SERVICE, inference_messages.SERVICE):
+        # A model that does not come to serve here, or is planned not to, is known all the same.
+        for service in ("", SERVICE, inference_messages.SERVICE, *(plan.name for plan in plans)):
             self._health.set(service, _NOT_SERVING)
         self._probes.start()
         self.security.start()

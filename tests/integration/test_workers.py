@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
@@ -98,14 +100,18 @@ def test_what_a_new_worker_cannot_load_others_may_have(tmp_path: Path) -> None:
                     pb.EncodeRequest(model=pb.ModelSelector(name="plain"), rows=tensor(tiny.rows(1))), timeout=TIMEOUT_S
                 )
                 version = "1" if number % 2 else ""
+                health: Any = health_pb2_grpc.HealthStub(channel)
+                status = health.Check(health_pb2.HealthCheckRequest(service="tiny"), timeout=TIMEOUT_S).status
                 model = pb.ModelSelector(name="tiny", version=version)
                 try:
                     stub.Encode(pb.EncodeRequest(model=model, rows=tensor(tiny.rows(1))), timeout=TIMEOUT_S)
-                    said.add((version, "OK"))
+                    said.add((version, "OK", status))
                 except grpc.RpcError as error:
                     assert "tiny version 1 is to be served, and could not be loaded here" in (error.details() or "")
-                    said.add((version, error.code().name))
-        assert said == {(version, code) for version in ("", "1") for code in ("OK", "UNAVAILABLE")}
+                    said.add((version, error.code().name, status))
+        states = health_pb2.HealthCheckResponse
+        answers = (("OK", states.SERVING), ("UNAVAILABLE", states.NOT_SERVING))
+        assert said == {(version, *answer) for version in ("", "1") for answer in answers}
 
 
 def test_the_counters_of_a_worker_that_died_stay(server: ServerProcess) -> None:
