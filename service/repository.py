@@ -172,12 +172,13 @@ class Repository:
             raise InvalidArgument("NO_MODEL_NAME", "model.name: must be given")
         served = self._served.get(name, _NOTHING)
         versions = served.versions
-        if not versions:
+        if not versions and not served.missing:
             self._require_complete()
-            if served.missing:
-                raise _not_loaded(name, max(served.missing))
             raise NotFound("NO_SUCH_MODEL", f"there is no model {name[:64]!r}")
         if not asked:
+            if not versions:
+                self._require_complete()
+                raise _not_loaded(name, max(served.missing))
             return versions[max(versions)]
         if asked.isascii() and asked.isdecimal():
             # At most 9 digits, as in a package: anything longer cannot exist, nor can version 0.
@@ -187,7 +188,7 @@ class Repository:
                 self._require_complete()
                 if number in served.missing:
                     raise _not_loaded(name, number)
-                known = ", ".join(map(str, sorted(versions)))
+                known = ", ".join(map(str, sorted({*versions, *served.missing})))
                 raise NotFound("NO_SUCH_VERSION", f"{name} has no version {asked[:64]}; it has {known}")
             return model
         if not LABEL.fullmatch(asked):

@@ -126,12 +126,22 @@ def test_what_is_planned_and_refused_may_be_had_elsewhere(repository: Repository
         (tmp_path / broken / "encoder.onnx").write_bytes(b"broken")
     assert repository.load_all(plans_of(tmp_path), stop=never).keys() == {("tiny", 2), ("other", 1)}
     assert version_of(repository, "tiny") == 1
-    for name, asked, says in (("tiny", "2", "tiny version 2"), ("other", "", "other version 1"), ("other", "1", "")):
+    for name, asked, says in (
+        ("tiny", "2", "tiny version 2"),
+        ("other", "", "other version 1"),
+        ("other", "1", "other version 1"),
+    ):
         with pytest.raises(Unavailable, match=f"{says}.* could not be loaded here") as caught:
             version_of(repository, name, asked)
         assert caught.value.reason == "VERSION_NOT_LOADED"
-    with pytest.raises(NotFound, match="tiny has no version 3"):
+    with pytest.raises(NotFound, match="tiny has no version 3; it has 1, 2"):
         version_of(repository, "tiny", "3")
+    with pytest.raises(NotFound, match="other has no version 2; it has 1"):
+        version_of(repository, "other", "2")
+    with pytest.raises(NotFound, match="other has no label 'stable'; it has none"):
+        version_of(repository, "other", "stable")
+    with pytest.raises(InvalidArgument, match="must be a decimal number, a label or empty; got 'Bad!'"):
+        version_of(repository, "other", "Bad!")
     # As when all processes refused it at the start: it is planned no more.
     repository.apply(Plan(name="tiny", versions=(1,)))
     repository.apply(Plan(name="other"))
