@@ -5,6 +5,7 @@ All of it is touched by the loop's thread alone, but for `answer`, `fail` and `o
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -60,19 +61,30 @@ class StreamRpc(Rpc):
 
     def _on_message(self, event: Event) -> None:
         self._pending -= 1
-        self._receiving = False
         request = event.batch_operations[0].message()
-        if request is None:
-            self._half_closed = True
-        elif not self._answered:
-            call = StreamCall(self, len(request))
-            self._calls[call] = None
-            self._bytes += len(request)
-            perform(self._method, request, call)
+        if request is not None:
+            self._receiving = False
+            if not self._answered:
+                call = StreamCall(self, len(request))
+                self._calls[call] = None
+                self._bytes += len(request)
+                perform(self._method, request, call)
+        elif event.success:
+            # A caller that has gone looks like one that has half closed until `_on_close` is told so, all but always by
+            # the next event: this one comes after it.
+            self._start((), self._on_half_close)
         if not self._calls or self._answered:
             self._go_on()
         elif not self._receiving:  # what there is to send is being sent, and nothing is to be ended
             self._receive()
+
+    def _on_half_close(self, event: Event) -> None:
+        self._pending -= 1
+        # Past its deadline a stream has not half closed, but is over: grpc's timer is about to tell `_on_close`.
+        if time.monotonic() < self.deadline:
+            self._receiving = False
+            self._half_closed = True
+        self._go_on()
 
     def _on_close(self, event: Event) -> None:
         self._pending -= 1
