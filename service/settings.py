@@ -210,6 +210,10 @@ class Settings:
                 raise ValueError(f"{_flag(setting.name)}: must be at least {least:.10g}; got {value}")
             if most is not None and not value <= most:
                 raise ValueError(f"{_flag(setting.name)}: must be at most {most:.10g}; got {value}")
+        for name in ("models", "host"):
+            # Empty they would be where the process was started, and, in part, all interfaces.
+            if not getattr(self, name):
+                raise ValueError(f"{_flag(name)}: must not be empty")
         if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
             raise ValueError(f"--workers: must be auto or a number from 1 to {MAX_WORKERS}; got {self.workers}")
         try:

@@ -202,6 +202,8 @@ def test_every_setting_is_read_from_a_flag_and_from_the_environment() -> None:
             "--otel-endpoint: must be http://host:port or https://host:port",
         ),
         (["--models", "s3://key:secret@bucket/models"], {}, "--models: must be a URL without user, password or query"),
+        ([], {"HOURGLASS_HOST": ""}, "--host: must not be empty"),
+        (["--models", ""], {}, "--models: must not be empty"),
         (["--max-models", "0"], {}, "--max-models: must be at least 1; got 0"),
         (["--drain-s", "-1"], {}, "--drain-s: must be at least 0; got -1.0"),
         (["--drain-s", "nan"], {}, "--drain-s: must be at least 0; got nan"),
