@@ -176,10 +176,12 @@ class Repository:
             self._require_complete()
             raise NotFound("NO_SUCH_MODEL", f"there is no model {name[:64]!r}")
         if not asked:
-            if not versions:
+            latest = max(versions, default=0)
+            if served.missing and max(served.missing) > latest:
+                # Another process may have it, and an older version here would answer in its place by chance.
                 self._require_complete()
                 raise _not_loaded(name, max(served.missing))
-            return versions[max(versions)]
+            return versions[latest]
         if asked.isascii() and asked.isdecimal():
             # At most 9 digits, as in a package: anything longer cannot exist, nor can version 0.
             number = int(asked) if len(asked) <= 9 else 0

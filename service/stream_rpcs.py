@@ -69,10 +69,10 @@ class StreamRpc(Rpc):
                 self._calls[call] = None
                 self._bytes += len(request)
                 perform(self._method, request, call)
-        elif event.success:
-            # A caller that has gone looks like one that has half closed until `_on_close` is told so, all but always by
-            # the next event: this one comes after it.
-            self._start((), self._on_half_close)
+        # A caller that has gone looks like one that has half closed until `_on_close` is told so, all but always by the
+        # next event: `_on_half_close` comes after it.
+        elif event.success and not self._start((), self._on_half_close):
+            self._half_close()
         if not self._calls or self._answered:
             self._go_on()
         elif not self._receiving:  # what there is to send is being sent, and nothing is to be ended
@@ -82,9 +82,12 @@ class StreamRpc(Rpc):
         self._pending -= 1
         # Past its deadline a stream has not half closed, but is over: grpc's timer is about to tell `_on_close`.
         if time.monotonic() < self.deadline:
-            self._receiving = False
-            self._half_closed = True
+            self._half_close()
         self._go_on()
+
+    def _half_close(self) -> None:
+        self._receiving = False
+        self._half_closed = True
 
     def _on_close(self, event: Event) -> None:
         self._pending -= 1

@@ -225,7 +225,9 @@ class Supervisor:
         worker.process, worker.started_at = process, time.monotonic()
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # of one that died at once
-            process.stdin.write(json.dumps([asdict(plan) for plan in self._control.catalogue.plans]) + "\n")
+            # One that comes later is to serve what the others do, and nothing in its place.
+            plans = [replace(plan, spares=()) if self._announced else plan for plan in self._control.catalogue.plans]
+            process.stdin.write(json.dumps([asdict(plan) for plan in plans]) + "\n")
             process.stdin.flush()
         assert process.stdout is not None
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)

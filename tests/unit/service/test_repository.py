@@ -125,9 +125,10 @@ def test_what_is_planned_and_refused_may_be_had_elsewhere(repository: Repository
     for broken in ("tiny/2", "other/1"):
         (tmp_path / broken / "encoder.onnx").write_bytes(b"broken")
     assert repository.load_all(plans_of(tmp_path), stop=never).keys() == {("tiny", 2), ("other", 1)}
-    assert version_of(repository, "tiny") == 1
+    assert version_of(repository, "tiny", "1") == 1
     for name, asked, says in (
         ("tiny", "2", "tiny version 2"),
+        ("tiny", "", "tiny version 2"),
         ("other", "", "other version 1"),
         ("other", "1", "other version 1"),
     ):
@@ -145,6 +146,7 @@ def test_what_is_planned_and_refused_may_be_had_elsewhere(repository: Repository
     # As when all processes refused it at the start: it is planned no more.
     repository.apply(Plan(name="tiny", versions=(1,)))
     repository.apply(Plan(name="other"))
+    assert version_of(repository, "tiny") == 1
     for name, asked in (("tiny", "2"), ("other", "")):
         with pytest.raises(NotFound):
             version_of(repository, name, asked)
@@ -250,7 +252,7 @@ def test_what_is_prepared_is_seen_when_it_is_applied_and_not_when_it_is_discarde
     repository.discard("tiny")
     repository.apply(Plan(name="tiny", versions=(1, 2), labels={"stable": 2}))
     assert [card.version for card in repository.all()] == [1], "it was discarded"
-    assert repository.get(autoencoder_pb2.ModelSelector(name="tiny")) is first
+    assert repository.get(autoencoder_pb2.ModelSelector(name="tiny", version="1")) is first
 
     repository.prepare("tiny", 2)
     repository.apply(Plan(name="tiny", versions=(2,), labels={"stable": 2}))
