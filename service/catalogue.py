@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Set
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
 from service import labels as label_files
-from service.errors import Conflict, InvalidArgument, NotFound, PackageError, ServiceError
+from service.errors import Conflict, InvalidArgument, NotFound, PackageError, ServiceError, Unavailable
 from service.labels import Labels
 from service.plans import LABEL, NAME, Plan, Policy, Signature
 from service.stores import Store
@@ -31,6 +32,9 @@ class Replica(Protocol):
 
     def discard(self, name: str) -> None:
         """Raises Unavailable as `prepare` does."""
+
+    def forget(self, name: str, version: int) -> None:
+        """That a version, which is not served, was refused. Raises Unavailable as `prepare` does."""
 
 
 class Catalogue:
@@ -183,7 +187,8 @@ class Catalogue:
             self._point(model, {**labels, label: earlier}, earlier[0])
 
     def scan(self) -> None:
-        """Follow the directory: load new versions as the policy says, reload changed ones, drop those that are gone.
+        """Follow the directory: load new versions as the policy says, reload changed ones, drop those that are gone;
+        what was refused and is gone is forgotten.
 
         A package is taken when it is complete and was the same at the last look. The last version of a model stays.
         """
@@ -196,6 +201,9 @@ class Catalogue:
                 self._complaint = str(error)
                 return
             self._complaint = ""
+            for name in self._models.keys() - found.keys():
+                with suppress(Unavailable):  # at the next look then
+                    self._forget(self._models[name], [])
             for name, on_disk in found.items():
                 if name not in self._models:
                     self._models[name] = Versions(self._store, name, self._policy)
@@ -208,7 +216,14 @@ class Catalogue:
                         log.warning("a model does not follow its directory", extra={"model": name, "reason": reason})
                 model.complaint = reason
 
+    def _forget(self, model: Versions, on_disk: list[int]) -> None:
+        """What was refused and is not there any more."""
+        for version in model.failures.keys() - model.served - {*on_disk}:
+            self._replica.forget(model.name, version)
+            del model.failures[version]
+
     def _follow(self, model: Versions, on_disk: list[int]) -> None:
+        self._forget(model, on_disk)
         looks = {version: model.signature(version) for version in on_disk}
         settled = {version for version, look in looks.items() if look is not None and model.seen.get(version) == look}
         model.seen = looks

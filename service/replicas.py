@@ -47,7 +47,11 @@ def commands(repository: Any) -> dict[str, Command]:
         repository.discard(facts["name"])
         return {}
 
-    return {"/prepare": prepare, "/apply": apply, "/discard": discard}
+    def forget(facts: Any) -> Mapping[str, str]:
+        repository.forget(facts["name"], facts["version"])
+        return {}
+
+    return {"/prepare": prepare, "/apply": apply, "/discard": discard, "/forget": forget}
 
 
 class Replicas:
@@ -84,6 +88,9 @@ class Replicas:
 
     def discard(self, name: str) -> None:
         self._tell("/discard", {"name": name})
+
+    def forget(self, name: str, version: int) -> None:
+        self._tell("/forget", {"name": name, "version": version})
 
     def _tell(self, what: str, facts: Mapping[str, Any]) -> None:
         def one(path: Path) -> None:

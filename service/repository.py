@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -163,6 +164,12 @@ class Repository:
         with self._changing:
             for model in self._prepared.pop(name, {}).values():
                 model.close()
+
+    def forget(self, name: str, version: int) -> None:
+        """That a version, which is not served, was refused."""
+        with self._changing, suppress(KeyError):
+            if version not in self._served.get(name, _NOTHING).versions:
+                self._metrics.model_ready.remove(name, str(version))
 
     def get(self, selector: autoencoder_pb2.ModelSelector) -> ServedModel:
         """The model that is asked for. Raises InvalidArgument, NotFound, or Unavailable: while models load, and where

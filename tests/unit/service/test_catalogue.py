@@ -26,6 +26,7 @@ class FakeReplica:
         self.prepared: list[tuple[str, int]] = []
         self.waiting: set[tuple[str, int]] = set()
         self.refused: set[int] = set()
+        self.forgotten: list[tuple[str, int]] = []
         self.unavailable = False
 
     def prepare(self, name: str, version: int) -> None:
@@ -45,6 +46,10 @@ class FakeReplica:
     def discard(self, name: str) -> None:
         self.require_available()
         self.waiting.clear()
+
+    def forget(self, name: str, version: int) -> None:
+        self.require_available()
+        self.forgotten.append((name, version))
 
     def require_available(self) -> None:
         if self.unavailable:
@@ -395,6 +400,27 @@ def test_a_scan_drops_what_is_gone_but_neither_labels_nor_the_last(make: Make) -
     (subject.models / "tiny" / "3").rename(subject.models / "gone-3")
     subject.scan()
     assert subject.served == [1, 3]
+
+
+def test_a_scan_forgets_what_was_refused_and_is_gone(make: Make) -> None:
+    subject = make(1)
+    subject.replica.refused = {2, 3}
+    for version in (2, 3):
+        subject.write(version)
+    subject.scan()
+    assert subject.states() == {3: "FAILED", 2: "FAILED", 1: "READY"}
+    (subject.models / "tiny" / "2").rename(subject.models / "gone-2")
+    subject.replica.unavailable = True
+    subject.scan()
+    assert subject.states()[2] == "FAILED", "at the next look"
+    subject.replica.unavailable = False
+    subject.scan()
+    assert subject.states() == {3: "FAILED", 1: "READY"}
+    assert subject.replica.forgotten == [("tiny", 2)]
+    (subject.models / "tiny").rename(subject.models / "gone")
+    subject.scan()
+    assert subject.states() == {1: "READY"}, "the last serves on"
+    assert subject.replica.forgotten == [("tiny", 2), ("tiny", 3)]
 
 
 def test_a_scan_follows_labels_that_somebody_else_moved(make: Make) -> None:

@@ -37,6 +37,9 @@ class FakeRepository:
     def discard(self, name: str) -> None:
         self.calls.append(("discard", name))
 
+    def forget(self, name: str, version: int) -> None:
+        self.calls.append(("forget", name, version))
+
 
 class Workers:
     def __init__(self, folder: Path, count: int) -> None:
@@ -71,8 +74,9 @@ def test_every_worker_is_told_and_hears_the_same(workers: Workers) -> None:
     workers.subject.prepare("tiny", 3)
     workers.subject.apply(PLAN)
     workers.subject.discard("tiny")
+    workers.subject.forget("tiny", 4)
     for repository in workers.repositories:
-        assert repository.calls == [("prepare", "tiny", 3), PLAN, ("discard", "tiny")]
+        assert repository.calls == [("prepare", "tiny", 3), PLAN, ("discard", "tiny"), ("forget", "tiny", 4)]
     assert workers.given_up == []
 
 

@@ -152,6 +152,26 @@ def test_what_is_planned_and_refused_may_be_had_elsewhere(repository: Repository
             version_of(repository, name, asked)
 
 
+def test_what_was_refused_is_shown_until_it_is_forgotten(
+    repository: Repository, registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    for version in (1, 2):
+        tiny.write(tmp_path, version=version)
+    (tmp_path / "tiny" / "2" / "encoder.onnx").write_bytes(b"broken")
+    repository.load_all(plans_of(tmp_path), stop=never)
+
+    def ready() -> list[float | None]:
+        return [
+            registry.get_sample_value("autoencoder_model_ready", {"model": "tiny", "version": version})
+            for version in ("1", "2")
+        ]
+
+    assert ready() == [1, 0]
+    for version in (1, 2, 3):
+        repository.forget("tiny", version)
+    assert ready() == [1, None], "what serves is shown"
+
+
 def test_a_stop_ends_the_loading(repository: Repository, tmp_path: Path) -> None:
     for version in (1, 2):
         tiny.write(tmp_path, version=version)
