@@ -292,13 +292,13 @@ class _Loop(_server._Server):  # type: ignore[misc]
             elif idle_work and empty_polls >= _EMPTY_POLLS:
                 events = empty_polls = 0
                 idle_work.popleft()()
-            if corks.corked:
-                corks.release()
             if (empty_polls or not events % _UNWATCHED_EVENTS) and (
                 (now := time.monotonic()) >= watch_at or self.draining
             ):
                 watch_at = now + _LONG_CALL_S
                 self._watch(now)
+            if corks.corked:
+                corks.release()
             if state.stage is not _STARTED and going_on:
                 with state.lock:
                     going_on = not _server._stop_serving(state)
