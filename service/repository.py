@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -167,7 +166,7 @@ class Repository:
 
     def forget(self, name: str, version: int) -> None:
         """That a version, which is not served, was refused."""
-        with self._changing, suppress(KeyError):
+        with self._changing:
             if version not in self._served.get(name, _NOTHING).versions:
                 self._metrics.model_ready.remove(name, str(version))
 

@@ -36,6 +36,24 @@ def test_what_has_settled_is_left_out_of_collections_until_the_next_change() -> 
     subprocess.run([sys.executable, "-c", _SETTLING], check=True, timeout=60)
 
 
+_LOOSE = """
+import gc
+from service.memory import settle
+
+collected = []
+settle()
+gc.callbacks.append(lambda phase, facts: collected.append(phase))
+kept = [[] for _ in range(5000)]  # as many as the requests of a batch are made of
+assert not collected, "collections come with every batch"
+kept += [[] for _ in range(50000)]
+assert collected, "and they do come"
+"""
+
+
+def test_collections_do_not_come_with_every_batch() -> None:
+    subprocess.run([sys.executable, "-c", _LOOSE], check=True, timeout=60)
+
+
 _STARVING = """
 import resource, sys
 from pathlib import Path
