@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.precision", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = ["mnist-conv", "mnist-deep", "mnist-denoising", "mnist-stacked"]
+    default = ["mnist-conv", "mnist-denoising-conv", "mnist-deep", "mnist-denoising", "mnist-stacked"]
     parser.add_argument("model", nargs="*", default=default, help=f"models on MNIST (default: {' '.join(default)})")
     add_rounds(parser, 5)
     parser.add_argument("--data-dir", type=Path, help="a folder of IDX files (default: $HOURGLASS_DATA)")

@@ -23,7 +23,7 @@ from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1 import model_pb2
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
 from benchmarks.load import ROOT, Count, Load, h2load, process
-from service.devices import CPU, Device
+from service.devices import CPU, Device, exact_integers
 
 SERVICE = "/autoencoder.v1.AutoencoderService"
 HEADERS = ("content-type: application/grpc", "te: trailers")
@@ -54,6 +54,7 @@ def bare_session(encoder: Path | bytes, threads: int = 1, device: Device = _CPU)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    exact_integers(options)
     return ort.InferenceSession(encoder, options, providers=list(device.providers))
 
 

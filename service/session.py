@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from service.devices import Device, require_provider
+from service.devices import Device, exact_integers, require_provider
 from service.errors import PackageError, StartError
 from service.packages import DECODER, ENCODER, Package
 
@@ -116,6 +116,7 @@ class _Graph:
         options.log_severity_level = 3
         # A spinning pool takes the cores away from the threads that talk to clients.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        exact_integers(options)
         if device.name != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers = device.providers_for(content, row_shape, most_rows)

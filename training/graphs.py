@@ -15,6 +15,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from service.devices import exact_integers
 from training.data import Scaling
 from training.networks import Autoencoder
 
@@ -75,6 +76,7 @@ def session(graph: bytes) -> Any:
     """On the CPU, one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    exact_integers(options)
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

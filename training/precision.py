@@ -25,7 +25,8 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 CALIBRATION_ROWS = 1000
 _CALIBRATION_BATCH_ROWS = 100
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_MATRIX_PRODUCTS = frozenset({"Gemm", "MatMul"})
+_LAYERS = _MATRIX_PRODUCTS | {"Conv", "ConvTranspose"}
 
 Array = npt.NDArray[np.float32]
 
@@ -41,15 +42,17 @@ def to_fp16(graph: bytes) -> bytes:
 def to_int8(graph: bytes, inputs: Array, *, latent_side: Literal["input", "output"]) -> bytes:
     """The graph with its layers in 8-bit integers, by static quantisation (Jacob et al. 2018).
 
-    The largest and smallest activations on `inputs` [B, D...] give the scales; weights have one for each channel. The
-    layer beside the latent stays in float32 where it is not the only one: latents have few elements, and each counts.
+    The largest and smallest activations on `inputs` [B, D...] give the scales; weights have one for each channel. A
+    matrix product beside the latent stays in float32 where it is not the only layer: such latents have few elements,
+    and each counts.
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         given, prepared, made = (Path(folder) / name for name in ("given.onnx", "prepared.onnx", "made.onnx"))
         given.write_bytes(graph)
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
-        layers = [node.name for node in onnx.load(prepared).graph.node if node.op_type in _LAYERS]
+        layers = [node for node in onnx.load(prepared).graph.node if node.op_type in _LAYERS]
         beside_latent = layers[0] if latent_side == "input" else layers[-1]
+        keeps = beside_latent.op_type in _MATRIX_PRODUCTS
         quantization.quantize_static(
             prepared,
             made,
@@ -57,9 +60,9 @@ def to_int8(graph: bytes, inputs: Array, *, latent_side: Literal["input", "outpu
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
-            # Not QInt8: x86 without VNNI adds products of unsigned and signed bytes up in 16 bits, and cuts them off.
-            weight_type=quantization.QuantType.QUInt8,
-            nodes_to_exclude=[beside_latent] if len(layers) > 1 else [],
+            # The fast kernels of x86 are for signed ones; `service.devices.exact_integers` keeps the others right.
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=[beside_latent.name] if keeps and len(layers) > 1 else [],
         )
         return _standard(onnx.load(made))
 
