@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from benchmarks.reproduction import descent
-from benchmarks.reproduction.bench import Figures, say
+from benchmarks.reproduction.bench import Bench, Figures, say
 from benchmarks.reproduction.redrawn import rotate
 from training.data import Dataset
 from training.procedures import shift
@@ -134,3 +135,15 @@ def fine_tune(settings: FineTuning, classifier: Classifier, dataset: Dataset, ge
         "epoch": best_epoch,
         "epochs": epoch,
     }
+
+
+def fine_tune_by_each(
+    tunings: Sequence[FineTuning], layers: list[nn.Linear], dataset: Dataset, bench: Bench
+) -> tuple[FineTuning, Figures]:
+    """Fine-tunes the pretrained layers anew by each, and gives the one with the least validation error."""
+
+    def one(settings: FineTuning) -> tuple[FineTuning, Figures]:
+        classifier = Classifier(copy.deepcopy(layers), dataset.class_count)
+        return settings, fine_tune(settings, classifier, dataset, bench.generator(100))
+
+    return min(map(one, tunings), key=lambda tuned: tuned[1]["validation_error_percent"])

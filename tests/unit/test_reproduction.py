@@ -16,7 +16,14 @@ from torch import Generator, nn
 from benchmarks.reproduction import keras_series, layers, page, redrawn, rows
 from benchmarks.reproduction.__main__ import main
 from benchmarks.reproduction.bench import Bench, Outcome
-from benchmarks.reproduction.classifier import Classifier, FineTuning, augment, error_percent, fine_tune
+from benchmarks.reproduction.classifier import (
+    Classifier,
+    FineTuning,
+    augment,
+    error_percent,
+    fine_tune,
+    fine_tune_by_each,
+)
 from benchmarks.reproduction.codes import few_labels
 from benchmarks.reproduction.layers import Pretraining
 from benchmarks.reproduction.results import Record, Results, record
@@ -233,6 +240,21 @@ def test_fine_tuning_ends_and_goes_back_when_the_validation_error_rises() -> Non
     assert figures["validation_error_percent"] < 100
     kept = error_percent(classifier, wrong.validation_rows, wrong.validation_labels)
     assert kept == figures["validation_error_percent"]
+
+
+def test_of_several_ways_to_fine_tune_the_validation_rows_choose() -> None:
+    data = dataset()
+    bench = Bench(seed=0, data_dir=None, cache=None)
+    torch.manual_seed(0)
+    pretrained = [nn.Linear(16, 8)]
+    before = pretrained[0].weight.clone()
+    idle = FineTuning(epochs=1, learning_rate=0.0, batch_rows=10)
+    learning = dataclasses.replace(idle, epochs=30, learning_rate=1.0)
+    for tunings in ([idle, learning], [learning, idle]):
+        chosen, figures = fine_tune_by_each(tunings, pretrained, data, bench)
+        assert chosen == learning
+        assert figures["validation_error_percent"] == 0
+    assert torch.equal(pretrained[0].weight, before), "each begins at the pretrained layers"
 
 
 def test_rows_are_moved_and_turned_each_otherwise() -> None:
