@@ -75,14 +75,14 @@ def group() -> Group:
     return Group(
         title="Rifai et al. 2011, table 1: one layer of 1,000 units, MNIST, fine-tuned",
         text=(
-            "Test error of a sigmoid layer with tied weights and cross-entropy, pretrained, then fine-tuned with "
-            "a softmax on top; 50,000 training rows, 10,000 to choose the epoch by. By the paper's protocol the "
-            "layer is fine-tuned by plain stochastic gradient descent in batches of ten, ended by the validation "
-            "error, which also chooses between two rates (1 and 2); "
-            "pretraining takes Adam, 30 epochs and biases that begin at the mean of the data, and fine-tuning at "
-            "most 30 epochs, where the paper trained for much longer. Ours has the same objective and 6 epochs of "
-            "pretraining, and fine-tunes with momentum, a cosine schedule, dropout, and pictures moved by a "
-            "pixel and turned by up to 10 degrees (augmentation, which the paper did not use)."
+            "Test error of a sigmoid layer with tied weights and cross-entropy, pretrained, then fine-tuned with a "
+            "softmax on top; 50,000 training rows, 10,000 to choose the epoch by. By the paper's protocol the layer "
+            "is fine-tuned by plain stochastic gradient descent in batches of ten, ended by the validation error, "
+            "which also chooses between two rates (1 and 2); pretraining takes Adam, 30 epochs and biases that begin "
+            "at the mean of the data, and fine-tuning at most 30 epochs, where the paper trained for much longer. "
+            "Ours has the same objective and 6 epochs of pretraining, and fine-tunes with momentum, a cosine "
+            "schedule, dropout, and pictures moved by a pixel and turned by up to 10 degrees (augmentation, which the "
+            "paper did not use)."
         ),
         unit="test error, %",
         rows=(

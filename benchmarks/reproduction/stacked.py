@@ -109,18 +109,18 @@ def group() -> Group:
     return Group(
         title="Vincent et al. 2010, table 3: three layers, fine-tuned",
         text=(
-            "Test error of three sigmoid layers of 1,000 units (the paper chose among 1,000, 2,000 and 3,000), "
-            "each pretrained with tied weights and cross-entropy on the clean output of the layer below. `basic`, "
-            "`rot` and `bg-rand` are not the published files: they are drawn again from MNIST by their "
-            "definition, 10,000 rows to train on, 2,000 to choose by, 50,000 to judge by, so that the papers' "
-            "figures are of other draws. `rot` is turned by a uniform angle; `bg-rand` has at every pixel the "
-            "larger of the digit and uniform noise. The SVM's C and gamma are chosen on the validation rows. By "
-            "the paper's protocol fine-tuning is plain stochastic gradient descent in batches of ten, ended by the "
-            "validation error, which also chooses between two rates (1 and 2: such steps move the weights as far "
-            "in an epoch as the paper's 0.1 and 0.2, which stand in its list of rates, do row by row); ours adds momentum, a cosine schedule, dropout, and pictures moved by a pixel and turned by "
-            "up to 10 degrees (augmentation, which the paper did not use; not turned for `bg-rand`, by any angle "
-            "for `rot`, where the result is another row of the same kind). Pretraining takes Adam, 100 epochs (30 "
-            "for `mnist`, 10 in our SAE-3 on `bg-rand`), and biases that begin at the mean of the data in both."
+            "Test error of three sigmoid layers of 1,000 units (the paper chose among 1,000, 2,000 and 3,000), each "
+            "pretrained with tied weights and cross-entropy on the clean output of the layer below. `basic`, `rot` "
+            "and `bg-rand` are not the published files: they are drawn again from MNIST by their definition, 10,000 "
+            "rows to train on, 2,000 to choose by, 50,000 to judge by, so that the papers' figures are of other "
+            "draws. `rot` is turned by a uniform angle; `bg-rand` has at every pixel the larger of the digit and "
+            "uniform noise. The SVM's C and gamma are chosen on the validation rows. By the paper's protocol "
+            "fine-tuning is plain stochastic gradient descent in batches of ten, ended by the validation error, which "
+            "also chooses between two rates (1 and 2; such steps move the weights as far in an epoch as 0.1 and 0.2 "
+            "do row by row); ours adds momentum, a cosine schedule, dropout, and pictures moved by a pixel and turned "
+            "by up to 10 degrees (augmentation, which the paper did not use; not turned for `bg-rand`, by any angle "
+            "for `rot`, where the result is another row of the same kind). Pretraining takes Adam, 100 epochs (30 for "
+            "`mnist`, 10 in our SAE-3 on `bg-rand`), and biases that begin at the mean of the data in both."
         ),
         unit="test error, %",
         rows=rows(),
