@@ -22,6 +22,8 @@ LABEL = "label"  # the column that holds classes where none is named
 
 _BATCH_ROWS = 65_536
 _BLOCK_BYTES = 1 << 20
+# A cell that is a number with a fraction, between semicolons, tabs, quotes or ends of a line.
+_FRACTION = re.compile(rb"""(?<![^;\t\r\n" ])[-+]?\d+([.,])\d+(?:[eE][-+]?\d+)?(?![^;\t\r\n" ])""")
 
 Values = npt.NDArray[np.float64]
 
@@ -36,7 +38,7 @@ class Table:
         _require_pyarrow(path)
         self.path = path
         self.is_csv = path.suffix.lower() != ".parquet"
-        self.delimiter = _delimiter(path) if self.is_csv else ","
+        self.delimiter, self.decimal_point = _marks(path) if self.is_csv else (",", ".")
         self.columns: tuple[str, ...] = ()
         schema = self._schema()
         self.columns = self._names(schema)
@@ -119,7 +121,12 @@ class Table:
             read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
             # Of one column, an empty line is an empty cell.
             parse_options=csv.ParseOptions(delimiter=self.delimiter, ignore_empty_lines=len(self.columns) != 1),
-            convert_options=csv.ConvertOptions(include_columns=wanted, column_types=kinds, strings_can_be_null=True),
+            convert_options=csv.ConvertOptions(
+                include_columns=wanted,
+                column_types=kinds,
+                strings_can_be_null=True,
+                decimal_point=self.decimal_point,
+            ),
         )
 
     def _failure(self, error: Exception, wanted: list[str]) -> DataError:
@@ -207,16 +214,23 @@ def _require_pyarrow(path: Path) -> None:
         raise DataError(f"{path}: tables need pyarrow: pip install 'hourglass[data]'") from error
 
 
-def _delimiter(path: Path) -> str:
-    """Comma, semicolon or tab: whichever the first line has most of. Raises DataError for UTF-16, by its mark."""
+def _marks(path: Path) -> tuple[str, str]:
+    """What separates cells: comma, semicolon or tab, whichever the first line has most of; and the decimal point: a
+    comma where it does not separate and the first rows have numbers with one, and none with a point.
+
+    Raises DataError for UTF-16, by its mark.
+    """
     try:
         with open(path, "rb") as file:
             head = file.readline(_BLOCK_BYTES)
+            rows = file.read(_BLOCK_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path}: is UTF-16, and must be UTF-8; `iconv -f UTF-16 -t UTF-8` makes it so")
-    return max(",;\t", key=lambda mark: head.count(mark.encode()))
+    delimiter = max(",;\t", key=lambda mark: head.count(mark.encode()))
+    points = {match[1] for match in _FRACTION.finditer(rows)} if delimiter != "," else set()
+    return delimiter, "," if points == {b","} else "."
 
 
 def _is_number(text: str) -> bool:

@@ -230,6 +230,24 @@ def test_numbers_of_every_kind_are_taken_with_the_delimiter_of_the_header(tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("a;b\n1,5;-2e3\n2;0,25\n", [[1.5, -2000.0], [2.0, 0.25]]),
+        ('a\tb\n"1,5"\t3\n2\t4,5E-1\n', [[1.5, 3.0], [2.0, 0.45]]),
+        ("a;b;day\n1.5;2;01.02.2026\n2;4,x;02.02.2026\n", [[1.5], [2.0]]),
+        ("a;b\n1.5;2\n2;3,5\n", [[1.5], [2.0]]),
+    ],
+)
+def test_decimal_commas_where_no_comma_separates_and_no_number_has_a_point(
+    tmp_path: Path, text: str, values: list[list[float]]
+) -> None:
+    (tmp_path / "own.csv").write_text(text, encoding="utf-8")
+    table = tables.Table(tmp_path / "own.csv")
+    numeric = tuple(name for name in table.columns if name in table.numeric)
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in table.batches(numeric, None)]), values)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda path: Image.new("L", (5, 4)).save(path), "is 5 x 4 pixels, but .*a.png is 4 x 4"),
