@@ -28,6 +28,7 @@ _FEATURES = 64
 _SCATTER_ROWS, _LEAST_SCATTER_ROWS = 2000, 5
 _EXAMPLES = 10
 _CURVES = 6  # panels in a line, and lines of them
+_NAMED_COLUMNS = 16  # with more, names would not find room
 _WIDE = 5  # above this ratio of the largest loss to the smallest the scale is logarithmic
 _DECADES = 100  # above this one, only powers of ten are written at it
 
@@ -42,30 +43,48 @@ def overview(recipe: recipes.Recipe, network: Autoencoder, dataset: Dataset) -> 
         lines.append(("corrupted", given))
     with torch.no_grad():
         lines.append(("denoised" if recipe.corruption.kind != "none" else "reconstructed", network(given)))
-    if dataset.kind != "image":
-        return curves([(name, dataset.raw(values)) for name, values in lines], dataset)
+    if dataset.kind == "series":
+        return series_curves([(name, dataset.raw(values)) for name, values in lines], dataset)
+    if dataset.kind == "vector":
+        return vector_curves(lines, dataset)
     first, second = (2, 7) if len(rows) > 7 else (0, len(rows) - 1)
     lines.append(("interpolated", interpolation(network, rows[first], rows[second])))
     return strips(lines)
 
 
-def curves(lines: Sequence[tuple[str, Tensor]], dataset: Dataset) -> Figure:
-    """Named raw rows over one another: a panel a row and column of a series [B, W, C], or a panel a vector [B, C]."""
-    rows = min(_CURVES, len(lines[0][1]))
-    series = dataset.kind == "series"
-    columns = min(_CURVES, dataset.row_shape[-1]) if series else 1
-    figure = Figure(figsize=(2.6 * rows + 0.6, 1.5 * columns + 0.6 if series else 3.2), layout="constrained")
+def series_curves(lines: Sequence[tuple[str, Tensor]], dataset: Dataset) -> Figure:
+    """Named raw rows [B, W, C] over one another: a panel a row and column."""
+    rows, columns = min(_CURVES, len(lines[0][1])), min(_CURVES, dataset.row_shape[-1])
+    figure = Figure(figsize=(2.6 * rows + 0.6, 1.5 * columns + 0.6), layout="constrained")
     axes = figure.subplots(columns, rows, squeeze=False)
     for column, line in enumerate(axes):
         for row, axis in enumerate(line):
             for name, values in lines:
-                shown = values[row, :, column] if series else values[row]
-                axis.plot(shown.numpy(), label=name, lw=1, marker="" if series else ".")
+                axis.plot(values[row, :, column].numpy(), label=name, lw=1)
             axis.tick_params(labelsize=7)
-        if dataset.columns and series:
+        if dataset.columns:
             line[0].set_ylabel(dataset.columns[column], fontsize=8)
     axes[0][0].legend(fontsize=7)
-    figure.supxlabel("step" if series else "column", fontsize=8)
+    figure.supxlabel("step", fontsize=8)
+    return figure
+
+
+def vector_curves(lines: Sequence[tuple[str, Tensor]], dataset: Dataset) -> Figure:
+    """Named rows [B, C], as they are trained on, over one another: a panel a row."""
+    rows, columns = min(_CURVES, len(lines[0][1])), dataset.row_shape[0]
+    figure = Figure(figsize=(2.6 * rows + 0.6, 3.2), layout="constrained")
+    axes = figure.subplots(1, rows, squeeze=False, sharey=True)[0]
+    for row, axis in enumerate(axes):
+        for name, values in lines:
+            axis.plot(values[row].numpy(), label=name, lw=1, marker=".")
+        axis.tick_params(labelsize=7)
+        if dataset.columns and columns <= _NAMED_COLUMNS:
+            axis.set_xticks(range(columns), dataset.columns, rotation=90)
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].legend(fontsize=7)
+    axes[0].set_ylabel("deviations from the mean" if dataset.scaling else "value", fontsize=8)
+    figure.supxlabel("column", fontsize=8)
     return figure
 
 
