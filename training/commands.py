@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -130,6 +131,7 @@ def export_command(options: argparse.Namespace) -> int:
         version=options.version,
         precision=options.precision,
         max_psnr_loss_db=options.max_psnr_loss,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if packaged:
         print(make(options.models))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,14 @@ def export(
     version: int | None = None,
     precision: Precision = "fp32",
     max_psnr_loss_db: float = MAX_PSNR_LOSS_DB,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write the run's best network as a package under `models` and return its directory.
 
     Version: the given one, which is replaced where it exists, or one more than the largest. In less than fp32 the
-    package is a model of its own, `NAME-fp16` or `NAME-int8`. Raises ParityError, and writes nothing, where the graphs
-    do not compute what PyTorch computes, or where a lower precision costs more than `max_psnr_loss_db`.
+    package is a model of its own, `NAME-fp16` or `NAME-int8`; what that costs and brings is told to `say`. Raises
+    ParityError, and writes nothing, where the graphs do not compute what PyTorch computes, or where a lower precision
+    costs more than `max_psnr_loss_db`.
     """
     recipe = run.recipe()
     require_same_rows(run, dataset)
@@ -71,7 +74,7 @@ def export(
     manifest = describe(recipe, network, dataset, evaluation)
     manifest.parity.CopyFrom(parity)
     if precision != "fp32":
-        graphs = reduce(graphs, precision, dataset, manifest, max_psnr_loss_db=max_psnr_loss_db)
+        graphs = reduce(graphs, precision, dataset, manifest, max_psnr_loss_db=max_psnr_loss_db, say=say)
     manifest.version = packages.next_version(models, manifest.name) if version is None else version
     files = {
         packages.ENCODER: graphs.encoder,

@@ -5,6 +5,10 @@ Shape legend: B rows, D... the dimensions of a row, L... the dimensions of a lat
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,6 +23,8 @@ from training.precision import CALIBRATION_ROWS, Precision, psnr_loss_db, to_fp1
 MAX_PSNR_LOSS_DB = 0.2
 
 _BATCH_ROWS = 1000
+_TIMED_ROWS, _TIMED_ROUNDS = 256, 9
+_SLOWER = 1.1  # less than that is within the noise of a busy machine
 # The golden rows are a few; on another machine's instructions, others may be a little further off.
 _GOLDEN_MARGIN = 2.0
 _NAMES = {"fp16": model_pb2.PRECISION_FLOAT16, "int8": model_pb2.PRECISION_INT8}
@@ -27,9 +33,16 @@ Array = npt.NDArray[np.float32]
 
 
 def reduce(
-    graphs: Graphs, precision: Precision, dataset: Dataset, manifest: model_pb2.Model, *, max_psnr_loss_db: float
+    graphs: Graphs,
+    precision: Precision,
+    dataset: Dataset,
+    manifest: model_pb2.Model,
+    *,
+    max_psnr_loss_db: float,
+    say: Callable[[str], None],
 ) -> Graphs:
-    """The graphs in `precision`; the manifest gets another name, and the figures of these graphs.
+    """The graphs in `precision`; the manifest gets another name, and the figures of these graphs. What it brings here
+    and costs is told to `say`.
 
     Scales come from training rows, the loss from test rows. Raises ParityError where it is over `max_psnr_loss_db`.
     """
@@ -43,6 +56,9 @@ def reduce(
             f"{precision}: costs {loss_db:.3g} dB of the test rows' PSNR, more than {max_psnr_loss_db:g} "
             "(--max-psnr-loss); nothing was exported"
         )
+    times = time_ratio(graphs, made, rows[:_TIMED_ROWS])
+    slower = "; this model is faster in fp32" if times > _SLOWER else ""
+    say(f"{precision} costs {round(loss_db, 3) + 0.0:g} dB of PSNR and takes {times:.2f} of fp32's time on this processor{slower}")
     # What the decoder itself does is seen on the same latents.
     decoded = _run(made.decoder, before.latents)
     off = max(float(np.abs(after.latents - before.latents).max()), float((np.abs(decoded - before.rows) / unit).max()))
@@ -71,6 +87,26 @@ def convert(graphs: Graphs, precision: Precision, dataset: Dataset) -> Graphs:
         encoder=to_int8(graphs.encoder, rows, latent_side="output"),
         decoder=to_int8(graphs.decoder, latents, latent_side="input"),
     )
+
+
+def time_ratio(before: Graphs, after: Graphs, rows: Array) -> float:
+    """The processor time that rows [B, D...] take there and back through `after`, over that of `before`, on one thread:
+    the median of rounds in which they take turns."""
+
+    def timed(graphs: Graphs) -> Callable[[], float]:
+        encoder, decoder = session(graphs.encoder), session(graphs.decoder)
+        given, code = encoder.get_inputs()[0].name, decoder.get_inputs()[0].name
+
+        def run() -> float:
+            began_s = time.process_time()
+            decoder.run(None, {code: encoder.run(None, {given: rows})[0]})
+            return time.process_time() - began_s
+
+        return run
+
+    first, second = timed(before), timed(after)
+    rounds = [(first(), second()) for _ in range(_TIMED_ROUNDS + 1)][1:]  # the first warms up
+    return statistics.median(one for _, one in rounds) / statistics.median(one for one, _ in rounds)
 
 
 class RoundTrip:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -21,8 +20,9 @@ from training import recipes, train
 from training.data import Dataset
 from training.errors import ParityError, RunError
 from training.export import check_parity, export, golden
-from training.graphs import to_onnx
+from training.graphs import Graphs, session, to_onnx
 from training.precision import Precision
+from training.reduction import time_ratio
 from training.report import report
 from training.runs import Run
 
@@ -36,8 +36,8 @@ def exported(
 
 
 def run_graph(graph: bytes, values: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    (result,) = session.run(None, {session.get_inputs()[0].name: values})
+    loaded = session(graph)
+    (result,) = loaded.run(None, {loaded.get_inputs()[0].name: values})
     assert isinstance(result, np.ndarray)
     return result
 
@@ -169,7 +169,10 @@ def test_less_than_fp32_is_a_model_of_its_own_with_its_own_figures(
     tmp_path: Path,
 ) -> None:
     full = exported["deep"]
-    made = packages.read(export(digit_runs["deep"], digits, tmp_path, precision=precision, max_psnr_loss_db=3.0))
+    told: list[str] = []
+    made = packages.read(
+        export(digit_runs["deep"], digits, tmp_path, precision=precision, max_psnr_loss_db=3.0, say=told.append)
+    )
     packages.check_golden(
         made, lambda rows: run_graph(made.encoder, rows), lambda latents: run_graph(made.decoder, latents)
     )
@@ -184,10 +187,25 @@ def test_less_than_fp32_is_a_model_of_its_own_with_its_own_figures(
         assert figures["squared_error_sum"] == pytest.approx(errors[package.manifest.name], rel=1e-4)
     loss_db = 10 * np.log10(errors[made.manifest.name] / errors[full.manifest.name])
     assert figures["precision_psnr_loss_db"] == pytest.approx(loss_db, abs=1e-3)
+    (line,) = told
+    words = re.fullmatch(
+        rf"{precision} costs (\S+) dB of PSNR and takes (\S+) of fp32's time on this processor(.*)", line
+    )
+    assert words is not None, line
+    assert float(words[1]) == pytest.approx(loss_db, abs=2e-3)
+    assert 0.05 < float(words[2]) < 20
+    assert bool(words[3]) == (float(words[2]) > 1.1), line
     validation = digits.validation_rows.numpy()
     largest = np.square(run_graph(made.decoder, run_graph(made.encoder, validation)) - validation).mean((1, 2)).max()
     assert made.manifest.reconstruction_error_quantiles[-1] == pytest.approx(largest, rel=1e-4)
     assert made.manifest.reconstruction_error_quantiles != full.manifest.reconstruction_error_quantiles
+
+
+def test_a_time_is_that_of_the_same_rows_through_both(exported: dict[str, packages.Package]) -> None:
+    small, large = (Graphs(encoder=exported[name].encoder, decoder=exported[name].decoder) for name in ("pca", "conv"))
+    rows = np.random.default_rng(0).random((256, 8, 8), np.float32)
+    assert time_ratio(small, large, rows) > 2
+    assert time_ratio(large, small, rows) < 0.5
 
 
 def test_what_costs_more_than_allowed_is_not_exported(
