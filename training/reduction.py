@@ -57,10 +57,9 @@ def reduce(
             "(--max-psnr-loss); nothing was exported"
         )
     times = time_ratio(graphs, made, rows[:_TIMED_ROWS])
+    cost = f"{precision} costs {round(loss_db, 3) + 0.0:g} dB of PSNR"
     slower = "; this model is faster in fp32" if times > _SLOWER else ""
-    say(
-        f"{precision} costs {round(loss_db, 3) + 0.0:g} dB of PSNR and takes {times:.2f} of fp32's time on this processor{slower}"
-    )
+    say(f"{cost} and takes {times:.2f} of fp32's time on this processor{slower}")
     # What the decoder itself does is seen on the same latents.
     decoded = _run(made.decoder, before.latents)
     off = max(float(np.abs(after.latents - before.latents).max()), float((np.abs(decoded - before.rows) / unit).max()))
