@@ -36,6 +36,9 @@ class Replica(Protocol):
     def forget(self, name: str, version: int) -> None:
         """That a version, which is not served, was refused. Raises Unavailable as `prepare` does."""
 
+    def missing(self, name: str) -> Set[int]:
+        """The planned versions that are not loaded, in any process of several. Raises Unavailable as `prepare` does."""
+
 
 class Catalogue:
     """For any thread; changes are made one after the other.
@@ -134,7 +137,8 @@ class Catalogue:
                 self._change(model, labels, by_hand={**model.by_hand, number: True}, named={number})
             else:
                 changed = {v for v in model.failures if model.signature(v) != model.known.get(v)}
-                self._change(model, labels, by_hand={}, named=changed & on_disk, candidates=on_disk)
+                named = changed & on_disk | self._replica.missing(name)
+                self._change(model, labels, by_hand={}, named=named, candidates=on_disk)
 
     def reload(self, name: str, version: str) -> None:
         """Load from disk again what is served of a model, or one version of it, and swap it."""
@@ -264,6 +268,8 @@ class Catalogue:
         wanted = model.choose(candidates | model.served | named, labels, by_hand=by_hand, named=named)
         if not self._has_room(model, {*wanted.versions}):
             raise Conflict("TOO_MANY_MODELS", f"{model.name}: {self._too_many()}; unload some first")
+        if named:  # where a worker that was replaced lacks what is asked for, it is loaded again in all
+            fresh = fresh | named & self._replica.missing(model.name)
         self._replace(model, wanted, labels=labels, fresh=fresh)
         model.by_hand = by_hand
 

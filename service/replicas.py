@@ -26,7 +26,7 @@ _PREPARE_S = 1800.0
 _APPLY_S = 300.0
 _SCRAPE_S = 2.0
 
-Command = Callable[[Any], Mapping[str, str]]
+Command = Callable[[Any], Mapping[str, Any]]
 
 
 def commands(repository: Any) -> dict[str, Command]:
@@ -51,7 +51,10 @@ def commands(repository: Any) -> dict[str, Command]:
         repository.forget(facts["name"], facts["version"])
         return {}
 
-    return {"/prepare": prepare, "/apply": apply, "/discard": discard, "/forget": forget}
+    def missing(facts: Any) -> Mapping[str, Any]:
+        return {"versions": sorted(repository.missing(facts["name"]))}
+
+    return {"/prepare": prepare, "/apply": apply, "/discard": discard, "/forget": forget, "/missing": missing}
 
 
 class Replicas:
@@ -92,17 +95,27 @@ class Replicas:
     def forget(self, name: str, version: int) -> None:
         self._tell("/forget", {"name": name, "version": version})
 
-    def _tell(self, what: str, facts: Mapping[str, Any]) -> None:
+    def missing(self, name: str) -> set[int]:
+        found: set[int] = set()
+
         def one(path: Path) -> None:
-            try:
-                _post(path, what, facts, _APPLY_S)
-            except (OSError, HTTPException, ValueError):
-                log.warning("a worker does not follow", extra={"socket": str(path), "what": what}, exc_info=True)
-                self._give_up(path)
+            found.update(self._order(path, "/missing", {"name": name}).get("versions", []))
 
         self._all(one)
+        return found
 
-    def _all(self, one: Callable[[Path], None]) -> None:
+    def _tell(self, what: str, facts: Mapping[str, Any]) -> None:
+        self._all(lambda path: self._order(path, what, facts))
+
+    def _order(self, path: Path, what: str, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            return _post(path, what, facts, _APPLY_S)
+        except (OSError, HTTPException, ValueError):
+            log.warning("a worker does not follow", extra={"socket": str(path), "what": what}, exc_info=True)
+            self._give_up(path)
+            return {}
+
+    def _all(self, one: Callable[[Path], object]) -> None:
         told = [self._pool.submit(one, path) for path in self._sockets()]
         wait(told)
         for each in told:
@@ -130,7 +143,7 @@ def get(path: Path, what: str) -> str:
         connection.close()
 
 
-def _post(path: Path, what: str, facts: Mapping[str, Any], timeout_s: float) -> dict[str, str]:
+def _post(path: Path, what: str, facts: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
     """Raises OSError, HTTPException or ValueError."""
     connection = _UnixConnection(path, timeout_s)
     try:
@@ -139,7 +152,7 @@ def _post(path: Path, what: str, facts: Mapping[str, Any], timeout_s: float) -> 
         body = response.read()
         if response.status != 200:
             raise ValueError(f"{what}: {response.status} {body[:200]!r}")
-        answer: dict[str, str] = json.loads(body)
+        answer: dict[str, Any] = json.loads(body)
         return answer
     finally:
         connection.close()

@@ -170,6 +170,10 @@ class Repository:
             if version not in self._served.get(name, _NOTHING).versions:
                 self._metrics.model_ready.remove(name, str(version))
 
+    def missing(self, name: str) -> frozenset[int]:
+        """The versions that were planned of a name and are not loaded here."""
+        return self._served.get(name, _NOTHING).missing
+
     def get(self, selector: autoencoder_pb2.ModelSelector) -> ServedModel:
         """The model that is asked for. Raises InvalidArgument, NotFound, or Unavailable: while models load, and where
         what was planned is not loaded here."""

@@ -17,10 +17,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from autoencoder.v1 import autoencoder_pb2 as pb
 from autoencoder.v1.autoencoder_pb2_grpc import AutoencoderServiceStub
-from hourglass import Client
+from hourglass import AdminClient, Client, HourglassError
 from service import threads
 from tests import tiny
 from tests.integration.serving import ROOT, ServerProcess
+from tests.integration.test_admin import admin_address
 from tests.integration.test_service import TIMEOUT_S, TINY, array, assert_close, tensor
 
 WAIT_S = 60.0
@@ -88,7 +89,9 @@ def test_what_a_new_worker_cannot_load_others_may_have(tmp_path: Path) -> None:
     tiny.write(tmp_path)  # which nobody is to serve in the other's place
     package = tiny.write(tmp_path, version=2)
     tiny.write(tmp_path, "plain", denoises=False)
-    with ServerProcess(tmp_path, "--workers", "2", "--versions", "latest:1") as server:
+    arguments = ("--workers", "2", "--versions", "latest:1", "--admin-address", "127.0.0.1:0")
+    whole = (package / "encoder.onnx").read_bytes()
+    with ServerProcess(tmp_path, *arguments) as server:
         (package / "encoder.onnx").write_bytes(b"broken")
         os.kill(pids(server)[1], signal.SIGKILL)
         wait_until_metric(server, "autoencoder_worker_restarts_total", 1)
@@ -115,6 +118,17 @@ def test_what_a_new_worker_cannot_load_others_may_have(tmp_path: Path) -> None:
             *((version, *answer) for version in ("", "2") for answer in answers),
             *(("1", "NOT_FOUND", state) for _, state in answers),
         }
+        with AdminClient(admin_address(server)) as admin:
+            with pytest.raises(HourglassError, match=r"tiny version 2: encoder\.onnx"):
+                admin.load("tiny", 2)
+            (package / "encoder.onnx").write_bytes(whole)
+            admin.load("tiny", 2)
+        for _ in range(30):
+            with server.channel() as channel:
+                model = pb.ModelSelector(name="tiny")
+                AutoencoderServiceStub(channel).Encode(
+                    pb.EncodeRequest(model=model, rows=tensor(tiny.rows(1))), timeout=TIMEOUT_S
+                )
 
 
 def test_the_counters_of_a_worker_that_died_stay(server: ServerProcess) -> None:

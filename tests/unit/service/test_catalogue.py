@@ -27,6 +27,7 @@ class FakeReplica:
         self.waiting: set[tuple[str, int]] = set()
         self.refused: set[int] = set()
         self.forgotten: list[tuple[str, int]] = []
+        self.lacking: set[int] = set()  # which one of several processes does
         self.unavailable = False
 
     def prepare(self, name: str, version: int) -> None:
@@ -50,6 +51,10 @@ class FakeReplica:
     def forget(self, name: str, version: int) -> None:
         self.require_available()
         self.forgotten.append((name, version))
+
+    def missing(self, name: str) -> set[int]:
+        self.require_available()
+        return {version for version in self.lacking if (name, version) not in self.prepared}
 
     def require_available(self) -> None:
         if self.unavailable:
@@ -225,6 +230,34 @@ def test_a_load_that_fails_leaves_all_as_it_was_and_says_why(make: Make, change:
     call()
     (entry,) = (entry for entry in subject.catalogue.entries("tiny") if entry.version == version)
     assert (entry.state, entry.reason) == ("READY", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "loaded"),
+    [("load", [2]), ("load-name", [1, 2]), ("label", [2]), ("rollback", [1]), ("unload", []), ("unlabel", [])],
+)
+def test_what_a_process_lacks_is_loaded_again_when_it_is_asked_for_and_only_that(
+    make: Make, change: str, loaded: list[int]
+) -> None:
+    subject = make(1, 2, 3)
+    for version in ("1", "2"):
+        subject.catalogue.label("tiny", "stable", version)
+    calls: dict[str, Callable[[], None]] = {
+        "load": lambda: subject.catalogue.load("tiny", "2"),
+        "load-name": lambda: subject.catalogue.load("tiny", ""),
+        "label": lambda: subject.catalogue.label("tiny", "stable", "2"),
+        "rollback": lambda: subject.catalogue.rollback("tiny", "stable"),
+        "unload": lambda: subject.catalogue.unload("tiny", "3"),
+        "unlabel": lambda: subject.catalogue.unlabel("tiny", "stable"),
+    }
+    subject.replica.lacking = subject.replica.refused = {1, 2}
+    if loaded:
+        with pytest.raises(Conflict, match=f"tiny version {loaded[0]}: encoder.onnx: is refused by the test"):
+            calls[change]()
+        assert label_files.current(label_files.read(subject.models, "tiny")) == {"stable": 2}
+        subject.replica.refused = set()
+    calls[change]()
+    assert subject.replica.prepared == [("tiny", version) for version in loaded]
 
 
 def test_a_moment_at_which_nothing_can_change_changes_nothing(make: Make) -> None:

@@ -25,6 +25,7 @@ class FakeRepository:
         self.calls: list[Any] = []
         self.on_prepare: Callable[[], None] = lambda: None
         self.on_apply: Callable[[], None] = lambda: None
+        self.lacking: frozenset[int] = frozenset()
 
     def prepare(self, name: str, version: int) -> None:
         self.on_prepare()
@@ -39,6 +40,9 @@ class FakeRepository:
 
     def forget(self, name: str, version: int) -> None:
         self.calls.append(("forget", name, version))
+
+    def missing(self, name: str) -> frozenset[int]:
+        return self.lacking if name == "tiny" else frozenset()
 
 
 class Workers:
@@ -78,6 +82,16 @@ def test_every_worker_is_told_and_hears_the_same(workers: Workers) -> None:
     for repository in workers.repositories:
         assert repository.calls == [("prepare", "tiny", 3), PLAN, ("discard", "tiny"), ("forget", "tiny", 4)]
     assert workers.given_up == []
+
+
+def test_what_any_worker_lacks_is_missing_and_one_that_does_not_say_is_given_up(workers: Workers) -> None:
+    assert workers.subject.missing("tiny") == set()
+    workers.repositories[0].lacking, workers.repositories[1].lacking = frozenset({3}), frozenset({1, 3})
+    assert workers.subject.missing("tiny") == {1, 3}
+    assert workers.subject.missing("other") == set()
+    workers.kill(1)
+    assert workers.subject.missing("tiny") == {3}
+    assert workers.given_up == [workers.paths[1]]
 
 
 def test_a_package_that_one_worker_refuses_is_refused(workers: Workers) -> None:
