@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ TENSORRT = "TensorrtExecutionProvider"
 Provider = tuple[str, dict[str, Any]]
 
 _PROCESSOR = Path("/proc/cpuinfo")
+_PROCESSOR_BYTES = 1 << 13  # holds what is said of the first of many
+_VNNI = re.compile(rb"\bavx(?:512)?_vnni\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +144,8 @@ def exact_integers(options: ort.SessionOptions) -> None:
     than twice the time.
     """
     try:
-        fast = "vnni" in _PROCESSOR.read_text(encoding="utf-8", errors="replace")
+        with open(_PROCESSOR, "rb") as file:
+            fast = _VNNI.search(file.read(_PROCESSOR_BYTES)) is not None
     except OSError:
         fast = False
     if not fast:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _PROVIDER = "CPUExecutionProvider"
 _UINT8_SCALE = np.float32(1.0 / 255.0)
 _MANIFEST = "model.json"
 _PROCESSOR = Path("/proc/cpuinfo")
+_PROCESSOR_BYTES = 1 << 13  # holds what is said of the first of many
 
 
 class InProcess:
@@ -195,7 +197,8 @@ class InProcess:
 def _has_vnni() -> bool:
     """Whether this processor is known to add products of bytes up in 32 bits."""
     try:
-        return "vnni" in _PROCESSOR.read_text(encoding="utf-8", errors="replace")
+        with open(_PROCESSOR, "rb") as file:
+            return re.search(rb"\bavx(512)?_vnni\b", file.read(_PROCESSOR_BYTES)) is not None
     except OSError:
         return False
 
