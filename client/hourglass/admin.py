@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from autoencoder.v1 import admin_pb2, admin_pb2_grpc
-from hourglass.channel import MAX_ATTEMPTS, TLS, Endpoint
+from hourglass.channel import MAX_ATTEMPTS, TLS, Connected, Endpoint
 from hourglass.errors import Closed, InvalidArgument, from_rpc
 from hourglass.jobs import Deadline, selector
 
@@ -25,7 +25,7 @@ class ModelVersion:
     labels: tuple[str, ...]
 
 
-class AdminClient:
+class AdminClient(Connected):
     """A connection to the `--admin-address` of a service, for any number of threads; a context manager.
 
     The arguments are as of `Client`. A change returns all versions of its model as they are

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from autoencoder.v1 import autoencoder_pb2, autoencoder_pb2_grpc
 from hourglass import jobs
-from hourglass.channel import CONNECTIONS, MAX_ATTEMPTS, TLS, Endpoint
+from hourglass.channel import CONNECTIONS, MAX_ATTEMPTS, TLS, Connected, Endpoint
 from hourglass.errors import Closed, HourglassError, Internal, from_rpc
 from hourglass.jobs import Call, Deadline, Job, Limits, OnExecution, Part, Progress
 from hourglass.merging import Merger
@@ -24,7 +24,7 @@ from hourglass.tracing import with_trace
 Result = TypeVar("Result")
 
 
-class AsyncClient:
+class AsyncClient(Connected):
     """As `Client`, with the same arguments and results; every call is awaited, and so is `close`.
 
     It belongs to the event loop that it was made in. Calls of few rows that are made at the same time share messages

@@ -6,7 +6,7 @@ import ipaddress
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import grpc
 
@@ -23,6 +23,15 @@ _SERVICES = (
 MAX_ATTEMPTS = 5
 # With four, all of two processes are reached in seven of eight cases, and most of four.
 CONNECTIONS = 4
+
+
+class Connected:
+    """What holds connections; it goes into no pickle."""
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            f"{type(self).__name__} holds connections and cannot be pickled or copied; make one in each process"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from autoencoder.v1 import autoencoder_pb2, autoencoder_pb2_grpc
 from hourglass import jobs
-from hourglass.channel import CONNECTIONS, MAX_ATTEMPTS, TLS, Endpoint
+from hourglass.channel import CONNECTIONS, MAX_ATTEMPTS, TLS, Connected, Endpoint
 from hourglass.errors import Closed, HourglassError, from_rpc
 from hourglass.jobs import Call, Deadline, Job, Limits, OnExecution, Part, Progress
 from hourglass.results import Denoised, Interpolation, ModelCard, Reconstruction
@@ -23,7 +23,7 @@ from hourglass.tracing import with_trace
 Result = TypeVar("Result")
 
 
-class Client:
+class Client(Connected):
     """A connection to one service, for any number of threads; a context manager.
 
     `address`: `host:port`, or any gRPC name such as `dns:///host:port` and `unix:/path`. Nothing is sent until the

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -195,3 +198,12 @@ def test_bytes_that_are_no_answer_are_an_error(connect: Connect) -> None:
     with pytest.raises(hourglass.Internal):
         connect(f"127.0.0.1:{port}").encode("tiny", ROWS)
     server.stop(None).wait()
+
+
+@pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_client_says_why_it_cannot_go_to_another_process(take: Callable[[object], object]) -> None:
+    words = "holds connections and cannot be pickled or copied; make one in each process"
+    with hourglass.Client("127.0.0.1:1") as client, pytest.raises(TypeError, match=f"Client {words}"):
+        take(client)
+    with hourglass.AdminClient("127.0.0.1:1") as admin, pytest.raises(TypeError, match=f"AdminClient {words}"):
+        take(admin)
