@@ -17,8 +17,8 @@ from benchmarks.reproduction.bench import Bench, Outcome, say
 from benchmarks.reproduction.rows import Trial
 
 # Gamma as a multiple of one over (elements times their variance), the scale of the data.
-GAMMAS = (1.0, 2.0, 4.0)
-COSTS = (3.0, 10.0)
+GAMMAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+COSTS = (1.0, 3.0, 10.0, 30.0)
 # More rows than this would make a kernel that does not fit into memory beside others' work.
 MAX_ROWS = 10_000
 _CHUNK_ROWS = 5_000
