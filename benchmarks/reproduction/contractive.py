@@ -19,6 +19,8 @@ VARIANTS = {
     "dae-gaussian": replace(_PLAIN, corruption="gaussian", level=0.3),
     "cae": replace(_PLAIN, contraction=0.1),
 }
+# Fine-tuned as in the paper, more noise has fewer errors on the validation rows.
+PAPER_VARIANTS = VARIANTS | {"dae-gaussian": replace(VARIANTS["dae-gaussian"], level=0.5)}
 # Plain stochastic gradient descent with a constant rate, ended by the validation error.
 # In batches of ten a rate of one moves the weights as far in an epoch as 0.1 does row by row. Two was worse for all.
 PAPER = FineTuning(epochs=30, learning_rate=1.0, batch_rows=10, patience=8)
@@ -60,7 +62,7 @@ def row(variant: str, title: str, error: float, ours: float | None = None) -> Ro
         better="lower",
         paper=paper,
         trials={
-            "paper": trial(VARIANTS[variant], PAPER),
+            "paper": trial(PAPER_VARIANTS[variant], PAPER),
             "ours": trial(
                 replace(VARIANTS[variant], epochs=OUR_EPOCHS),
                 replace(OURS, epochs=OUR_LONGER.get(variant, OURS.epochs)),
